@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The home: memory that this host lends, in slabs, cut into extents of 2 MiB.
+ * Every call checks bounds, generation and rights, whoever asks. Reads and
+ * writes of pages run concurrently from many threads without a lock (a free
+ * raises the generation first and waits for readers of the extent to leave);
+ * create and delete take a mutex.
+ *
+ * An extent that is freed is given back to the kernel (hole punched, or
+ * MADV_DONTNEED), so it reads as zeros when it is created again: no owner ever
+ * sees another's bytes.
+ */
+#ifndef BB_DAEMON_HOME_H
+#define BB_DAEMON_HOME_H
+
+#include <bluebridge/gptr.h>
+#include <bluebridge/wire.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct bb_home;
+
+struct bb_home_config {
+	uint64_t lend;		/* bytes lent at most; slabs grow towards it */
+	const char *store;	/* directory to spill to; NULL: memory */
+	uint64_t quota;		/* bytes an asking node may own; 0: no quota */
+};
+
+struct bb_home_stats {
+	uint64_t lent, used;	/* bytes */
+	uint64_t extents;
+	uint64_t reads, writes, creates, deletes;
+	uint64_t refused[BB_ST_MAX];
+};
+
+/* Who asks. */
+struct bb_home_who {
+	uint16_t tenant;
+	uint16_t node;
+};
+
+int bb_home_new(struct bb_home **out, const struct bb_home_config *cfg);
+void bb_home_free(struct bb_home *h);
+
+/* Each returns an enum bb_status. */
+uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags, uint64_t *ptr);
+uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr);
+
+/*
+ * A window on len bytes at ptr, within one extent; until the matching _put the
+ * memory stays. read: for READ, else for WRITE.
+ */
+uint8_t bb_home_get(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uint32_t len, bool write, void **data);
+void bb_home_put(struct bb_home *h, uint64_t ptr);
+
+/* Frees all that a node owns (it left, or came back with a new session). */
+uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who);
+
+void bb_home_stats(struct bb_home *h, struct bb_home_stats *out);
+
+#endif

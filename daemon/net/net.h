@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The client side of the memory of other hosts: asks homes for pages and gives
+ * them pages back. One struct bb_net a pager thread; nothing in it is locked,
+ * all calls come from that thread. Requests are asynchronous, every one ends
+ * by its deadline, and ->done is called exactly once, from bb_net_poll() or
+ * from bb_net_submit() itself (the local home answers at once).
+ *
+ * Transports stand behind struct bb_transport: udp.c (any NIC), local.c (the
+ * home in this process), and loop.c (local, with faults injected, for tests).
+ */
+#ifndef BB_DAEMON_NET_H
+#define BB_DAEMON_NET_H
+
+#include <bluebridge/gptr.h>
+#include <bluebridge/wire.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct bb_home;
+struct bb_peers;
+
+/* One page of a WRITE. data must stay as it is until ->done. */
+struct bb_net_page {
+	uint64_t ptr;
+	const void *data; /* BB_PAGE_SIZE bytes */
+};
+
+/*
+ * Filled by the caller, owned by the net layer from submit to ->done, then the
+ * caller's again. Embed it; the net layer allocates nothing on the data path.
+ */
+struct bb_net_req {
+	uint8_t cmd;		/* READ, READ_RUN, WRITE, CREATE, ALLOC_WRITE, DELETE */
+	uint8_t flags;		/* BB_F_SHARED for CREATE */
+	uint16_t node;
+	uint32_t boot;		/* incarnation expected of the home; 0 for CREATE */
+	uint64_t ptr;		/* READ*, DELETE: the page or extent */
+	uint32_t len;		/* READ*: bytes, a multiple of BB_PAGE_SIZE;
+				 * CREATE: extents asked for (1..BB_CREATE_MAX) */
+	uint32_t npages;	/* WRITE, ALLOC_WRITE: entries of pages[] */
+	const struct bb_net_page *pages; /* all of the same node */
+	uint64_t deadline;	/* bb_now_ns() time by which ->done comes */
+	void (*done)(struct bb_net_req *req);
+	void *user;
+
+	/* Results, valid in ->done. */
+	uint8_t status;		/* enum bb_status */
+	uint8_t failed_node;
+	uint16_t failed;	/* WRITE: index of the first page refused */
+	uint32_t new_boot;	/* the home's incarnation as it answered */
+	const void *data;	/* READ*: len bytes, valid only within ->done */
+	uint32_t nptrs;		/* CREATE, ALLOC_WRITE: extents granted */
+	uint64_t ptrs[BB_CREATE_MAX];
+
+	/* Times of the fault breakdown, bb_now_ns(); 0 where not known. */
+	uint64_t t_sent, t_recv;
+
+	/* The transport's own; do not touch. */
+	struct {
+		struct bb_net_req *next, *prev;
+		uint64_t id, resend_at, rto;
+		uint64_t got[4];	/* segments that have arrived */
+		uint16_t nseg, ngot, nsent;
+		uint32_t tries;
+		void *buf;		/* reassembly */
+		void *peer;
+	} t;
+};
+
+struct bb_transport {
+	const char *name;
+	int (*submit)(struct bb_transport *t, struct bb_net_req *req);
+	void (*flush)(struct bb_transport *t);	/* push what submit has queued */
+	int (*poll)(struct bb_transport *t);	/* Return: replies handled */
+	int (*fd)(struct bb_transport *t);	/* readable when poll has work; -1: none */
+	uint64_t (*next)(struct bb_transport *t); /* ns time of the next timer, ~0: none */
+	void (*free)(struct bb_transport *t);
+};
+
+struct bb_net;
+
+/*
+ * index: which pager thread (goes into the own address's pointer bits, so that
+ * the network can steer replies). home may be NULL (nothing lent here).
+ * Return: 0 or -errno.
+ */
+int bb_net_new(struct bb_net **out, struct bb_peers *peers, struct bb_home *home, unsigned int index);
+void bb_net_free(struct bb_net *net);	/* ends every open request with TIMEOUT */
+
+/* Errors come by ->done, never by return. */
+void bb_net_submit(struct bb_net *net, struct bb_net_req *req);
+void bb_net_flush(struct bb_net *net);
+int bb_net_poll(struct bb_net *net);	/* receive, time out, resend; Return: replies */
+int bb_net_fd(struct bb_net *net);
+uint64_t bb_net_next(struct bb_net *net);
+unsigned int bb_net_inflight(const struct bb_net *net);
+
+struct bb_net_stats {
+	uint64_t tx_packets, rx_packets, tx_bytes, rx_bytes;
+	uint64_t resent, timeouts, bad_tag, malformed, stale, nacks[BB_ST_MAX];
+};
+void bb_net_stats(const struct bb_net *net, struct bb_net_stats *out);
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which hosts there are. A peer is known from its HELLO, which comes by
+ * --peer (unicast), from the configuration file, or by discovery (multicast
+ * on the link). The table is written by one thread (the server's) and read by
+ * all: readers get a copy of an entry under a lock that is never held across
+ * a system call.
+ */
+#ifndef BB_DAEMON_PEERS_H
+#define BB_DAEMON_PEERS_H
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tag.h"
+
+struct bb_peers;
+
+struct bb_peer {
+	uint16_t node;
+	bool self;		/* this host's own home */
+	bool alive;		/* a HELLO within the last BB_PEER_DEAD_NS */
+	bool key_differs;	/* its packets fail authentication */
+	uint32_t boot;		/* incarnation of its home */
+	uint64_t lent, free;	/* bytes, as it last said */
+	uint64_t last_hello;	/* bb_now_ns() */
+	uint64_t rtt_ns;	/* smoothed; 0: not measured */
+	uint32_t mtu;		/* of the path; 0: not measured */
+	struct in6_addr via;	/* next hop: source of its HELLO */
+	uint32_t ifindex;
+	char name[32];		/* host name */
+};
+
+#define BB_PEER_HELLO_NS 1000000000ULL
+#define BB_PEER_DEAD_NS 3500000000ULL
+
+struct bb_peers_config {
+	uint16_t node;		/* own number, 1..65534 */
+	uint16_t tenant;
+	uint16_t port;		/* UDP port of homes */
+	uint32_t boot;		/* own incarnation, random, not 0 */
+	const char *dev;	/* interface for discovery and routes; NULL: none */
+	bool discover;
+	bool routes;		/* install AnyIP and peer routes (needs CAP_NET_ADMIN) */
+	struct bb_key key;
+	const char **peers;	/* addresses given by --peer, NULL-terminated */
+};
+
+int bb_peers_new(struct bb_peers **out, const struct bb_peers_config *cfg);
+void bb_peers_free(struct bb_peers *p);	/* takes back the routes it set */
+const struct bb_peers_config *bb_peers_config(const struct bb_peers *p);
+
+/* Return: 1 and a copy in *out where the node is known, else 0. */
+int bb_peers_get(struct bb_peers *p, uint16_t node, struct bb_peer *out);
+/* Return: how many were copied to out[0..max). */
+int bb_peers_list(struct bb_peers *p, struct bb_peer *out, int max);
+/*
+ * The node that a new extent of bytes should go to: alive, with room, the one
+ * with the most free memory, own home last unless it is the only one; nodes in
+ * skip[] are left out. The choice is charged against its free count until its
+ * next HELLO, so that a burst spreads. Return: node, or 0 where none has room.
+ */
+uint16_t bb_peers_place(struct bb_peers *p, uint64_t bytes, const uint16_t *skip, int nskip);
+
+#endif

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The server of lent memory: one thread, one UDP socket on [::]:port, answers
+ * requests from the home, and speaks HELLO with the peers.
+ */
+#ifndef BB_DAEMON_SERVER_H
+#define BB_DAEMON_SERVER_H
+
+#include <stdint.h>
+
+struct bb_home;
+struct bb_peers;
+struct bb_server;
+
+struct bb_server_stats {
+	uint64_t rx_packets, tx_packets;
+	uint64_t bad_tag, malformed, bad_version, bad_command, foreign_tenant;
+	uint64_t duplicates, stale;
+	uint64_t by_cmd[128];
+};
+
+struct bb_server_config {
+	int cpu;	/* pin to it; -1: no */
+	uint32_t spin_us; /* poll that long after the last packet before sleeping */
+};
+
+int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_home *home, const struct bb_server_config *cfg);
+void bb_server_stop(struct bb_server *s); /* says goodbye to the peers, joins */
+void bb_server_stats(const struct bb_server *s, struct bb_server_stats *out);
+
+#endif

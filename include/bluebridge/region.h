@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The state that a program (libbb.so) and its host's daemon (bbd) share: one
+ * sealed memfd a global region, made by the program, mapped by both.
+ *
+ * Trust: the program may write anything here at any time. bbd reads each word
+ * once, checks it, and keeps its own record of all that concerns others (which
+ * home extents it holds, budgets granted). A program can only hurt itself.
+ *
+ * Theory of operation
+ * -------------------
+ * The region is cut into extents (2 MiB) and pages (4 KiB). An extent is
+ *	NONE	 not allocated
+ *	LOCAL	 ordinary anonymous memory: kernel faults, no cost
+ *	FRESH	 registered with userfaultfd, no page of it was ever touched
+ *	SEALING	 the program is turning it from LOCAL to MANAGED
+ *	MANAGED	 registered; the pages' words say where each page is
+ * Only in a MANAGED extent do page words mean anything.
+ *
+ * A page's word holds its state, and the state names the one party that may
+ * change the page. The three busy states are locks:
+ *	EMPTY	 no content anywhere; reads as zeros
+ *	RESIDENT mapped in the program
+ *	STAGED	 content in a slot of the staging ring; unmapped
+ *	REMOTE	 content at its home; unmapped
+ *	FILLING	 bbd brings the content in	(owner: bbd)
+ *	EVICTING the helper thread takes it out	(owner: the program's helper)
+ *	DROPPING the program discards it	(owner: the program's thread)
+ *	LOST	 its only copy is gone; access raises SIGBUS
+ * Every change is a compare-and-swap. Who finds a busy state sets BB_PW_WAIT
+ * and goes away: the owner that leaves the busy state sees the bit in what it
+ * swapped out and wakes the page (UFFDIO_WAKE), so that the access faults
+ * again. No record of the waiter is kept anywhere, hence none can be lost with
+ * a process.
+ *
+ * Staging ring: the helper moves a victim out of the program's view, copies it
+ * to the next slot (FIFO), and publishes STAGED. bbd writes dirty slots back.
+ * A fault meanwhile is served from the slot: the second chance. bbd frees
+ * slots from the tail: STAGED becomes REMOTE once the home has acknowledged.
+ *
+ * Lock order: none; there are no locks here, only words.
+ */
+#ifndef BLUEBRIDGE_REGION_H
+#define BLUEBRIDGE_REGION_H
+
+#include <bluebridge/gptr.h>
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define BB_REGION_MAGIC 0x62627267u /* "bbrg" */
+#define BB_REGION_VERSION 1
+
+/* --- extents ------------------------------------------------------------ */
+
+enum bb_extent_state {
+	BB_X_NONE = 0,
+	BB_X_LOCAL,
+	BB_X_FRESH,
+	BB_X_SEALING,
+	BB_X_MANAGED,
+};
+
+/* No home would take this extent: its pages stay here (set by bbd). */
+#define BB_XF_HOMELESS 0x01
+
+struct bb_extent {
+	_Atomic uint8_t state;
+	_Atomic uint8_t flags;
+	_Atomic uint16_t resident;	/* pages RESIDENT in it: a hint for the clock */
+	_Atomic uint32_t used;		/* pages allocated in it */
+};
+
+/* --- page words --------------------------------------------------------- */
+
+enum bb_page_state {
+	BB_P_EMPTY = 0,
+	BB_P_RESIDENT,
+	BB_P_STAGED,
+	BB_P_REMOTE,
+	BB_P_FILLING,
+	BB_P_EVICTING,
+	BB_P_DROPPING,
+	BB_P_LOST,
+};
+
+/*
+ * 63      36 35      16 15  12 11     4 3   0
+ * | rx:28   | slot:20  | gen  | flags  |state|
+ *
+ * rx    which of the region's remote extents holds the home copy (0: none)
+ * slot  staging slot, while STAGED
+ * gen   epoch of the fill, modulo 16: the clock's notion of age
+ */
+typedef uint64_t bb_pw; /* one word by value; the arrays hold _Atomic bb_pw */
+
+#define BB_PW_STATE 0x0fULL
+#define BB_PW_WAIT 0x10ULL	/* somebody wants a wake when the busy state ends */
+#define BB_PW_HASHED 0x20ULL	/* hash[] is that of the home copy */
+#define BB_PW_WB 0x40ULL	/* a write-back of this page is under way */
+#define BB_PW_DIRTY 0x80ULL	/* STAGED: the slot differs from the home copy */
+#define BB_PW_PREFETCH 0x100ULL	/* filled ahead, not yet known to be used */
+#define BB_PW_FLAGS 0xff0ULL
+#define BB_PW_GEN_SHIFT 12
+#define BB_PW_GEN 0xf000ULL
+#define BB_PW_SLOT_SHIFT 16
+#define BB_PW_SLOT_BITS 20
+#define BB_PW_SLOT (((1ULL << BB_PW_SLOT_BITS) - 1) << BB_PW_SLOT_SHIFT)
+#define BB_PW_RX_SHIFT 36
+#define BB_PW_RX (~0ULL << BB_PW_RX_SHIFT)
+
+static inline enum bb_page_state bb_pw_state(bb_pw w)
+{
+	return (enum bb_page_state)(w & BB_PW_STATE);
+}
+
+static inline bb_pw bb_pw_with(bb_pw w, enum bb_page_state s)
+{
+	return (w & ~BB_PW_STATE) | (bb_pw)s;
+}
+
+static inline uint32_t bb_pw_slot(bb_pw w)
+{
+	return (uint32_t)((w & BB_PW_SLOT) >> BB_PW_SLOT_SHIFT);
+}
+
+static inline bb_pw bb_pw_with_slot(bb_pw w, uint32_t slot)
+{
+	return (w & ~BB_PW_SLOT) | ((bb_pw)slot << BB_PW_SLOT_SHIFT);
+}
+
+static inline unsigned int bb_pw_gen(bb_pw w)
+{
+	return (unsigned int)((w & BB_PW_GEN) >> BB_PW_GEN_SHIFT);
+}
+
+static inline bb_pw bb_pw_with_gen(bb_pw w, unsigned int gen)
+{
+	return (w & ~BB_PW_GEN) | ((bb_pw)(gen & 15) << BB_PW_GEN_SHIFT);
+}
+
+static inline uint32_t bb_pw_rx(bb_pw w)
+{
+	return (uint32_t)(w >> BB_PW_RX_SHIFT);
+}
+
+static inline bb_pw bb_pw_with_rx(bb_pw w, uint32_t rx)
+{
+	return (w & ~BB_PW_RX) | ((bb_pw)rx << BB_PW_RX_SHIFT);
+}
+
+/* XXH3, 128 bits, of a page's 4096 bytes. */
+struct bb_hash {
+	uint64_t lo, hi;
+};
+
+/* --- staging ring ------------------------------------------------------- */
+
+struct bb_slot {
+	_Atomic uint64_t page;	/* page number in the region */
+	struct bb_hash hash;	/* of the slot's content */
+	uint64_t unused;
+};
+
+/* --- control page ------------------------------------------------------- */
+
+/*
+ * Counts are pages. resident + reserved never exceeds limit by design: who
+ * brings a page in takes credit first (bb_credit_take), who takes one out
+ * gives it back after the memory is gone.
+ */
+struct bb_region_ctl {
+	/* Fixed by the program before it attaches. */
+	uint32_t magic;
+	uint32_t version;
+	uint64_t base;		/* address of the region in the program */
+	uint64_t npages;	/* multiple of BB_EXTENT_PAGES */
+	uint32_t nslots;	/* power of two, at most 1 << BB_PW_SLOT_BITS */
+	uint32_t pad0;
+
+	/* Budget. limit already excludes the staging slots. */
+	_Alignas(64) _Atomic int64_t limit;	/* bbd sets it (grant) */
+	_Atomic int64_t resident;		/* all that is charged */
+	_Atomic int64_t low;	/* helper works while limit - resident < low */
+	_Atomic uint32_t gen;	/* epoch stamp for fills */
+	_Atomic uint32_t fills_in_gen;
+
+	/* Staging: slots [tail, head) are in use; both only rise. */
+	_Alignas(64) _Atomic uint64_t stage_head;	/* program */
+	_Alignas(64) _Atomic uint64_t stage_tail;	/* bbd */
+
+	/* Doorbells. */
+	_Alignas(64) _Atomic uint32_t helper_bell;	/* futex: bbd rings, helper sleeps */
+	_Atomic uint32_t helper_sleeps;
+	_Atomic uint32_t bbd_wants;	/* bbd wants a kick (eventfd) when credit or a slot appears */
+	_Atomic uint32_t closing;
+
+	/* Counters, for people. */
+	_Alignas(64) _Atomic uint64_t n_evict;		/* victims staged */
+	_Atomic uint64_t n_evict_clean;
+	_Atomic uint64_t n_evict_zero;
+	_Atomic uint64_t n_evict_busy;	/* pinned or shared: left alone */
+	_Atomic uint64_t n_seal;	/* LOCAL to MANAGED */
+	_Atomic uint64_t n_drop;	/* pages discarded by the program */
+	_Atomic uint64_t alloc_bytes;	/* live allocations in the region */
+	_Alignas(64) _Atomic uint64_t n_fault;
+	_Atomic uint64_t n_fill_zero;
+	_Atomic uint64_t n_fill_staged;
+	_Atomic uint64_t n_fill_remote;
+	_Atomic uint64_t n_prefetch;
+	_Atomic uint64_t n_open;	/* FRESH to LOCAL */
+	_Atomic uint64_t n_writeback;
+	_Atomic uint64_t n_lost;
+};
+
+/* Where each array starts in the memfd; a function of npages and nslots. */
+struct bb_region_layout {
+	uint64_t extents, words, hashes, slots, data, size;
+};
+
+#define BB_REGION_NPAGES_MAX (1ULL << 34) /* 64 TiB */
+
+/*
+ * The page words' rx field cannot be trusted by bbd, but the natural place of
+ * page n of the region in a home extent is fixed: page (n % BB_EXTENT_PAGES).
+ */
+static inline struct bb_region_layout bb_region_layout(uint64_t npages, uint32_t nslots)
+{
+	const uint64_t m = BB_PAGE_SIZE - 1;
+	struct bb_region_layout l;
+
+	l.extents = (sizeof(struct bb_region_ctl) + m) & ~m;
+	l.words = l.extents + ((npages / BB_EXTENT_PAGES * sizeof(struct bb_extent) + m) & ~m);
+	l.hashes = l.words + ((npages * sizeof(bb_pw) + m) & ~m);
+	l.slots = l.hashes + ((npages * sizeof(struct bb_hash) + m) & ~m);
+	l.data = l.slots + ((nslots * sizeof(struct bb_slot) + m) & ~m);
+	l.size = l.data + (uint64_t)nslots * BB_PAGE_SIZE;
+	return l;
+}
+
+/*
+ * Take n pages of credit. Return: 1, or 0 where the budget has no room now;
+ * below the low mark it is the caller's duty to ring the helper.
+ */
+static inline int bb_credit_take(struct bb_region_ctl *c, int64_t n)
+{
+	int64_t r = atomic_load_explicit(&c->resident, memory_order_relaxed);
+
+	do {
+		if (r + n > atomic_load_explicit(&c->limit, memory_order_relaxed))
+			return 0;
+	} while (!atomic_compare_exchange_weak(&c->resident, &r, r + n));
+	return 1;
+}
+
+static inline void bb_credit_give(struct bb_region_ctl *c, int64_t n)
+{
+	atomic_fetch_sub(&c->resident, n);
+}
+
+#endif
