@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+# BlueBridge: make, make check, make demo, make bench, make lint, make install.
+# A source file is built because of the folder that it lies in; nothing is
+# listed here by name.
+V ?= 0
+ifeq ($(V),0)
+Q := @
+say = @printf '  %-6s %s\n' $(1) $(2)
+else
+Q :=
+say = @:
+endif
+
+B ?= build
+PREFIX ?= /usr/local
+DESTDIR ?=
+CC ?= gcc
+OPT ?= -O2 -g
+SAN ?=
+
+VERSION := 0.1.0
+CPPFLAGS += -Iinclude -Ilib -D_GNU_SOURCE -DBB_VERSION='"$(VERSION)"'
+WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+	-Wpointer-arith -Wwrite-strings -Wno-unused-parameter
+CFLAGS += -std=gnu11 $(OPT) $(WARN) -fno-strict-aliasing -fstack-protector-strong $(SAN)
+DAEMON_LIBS := -lxxhash -lsodium -ljansson -lpthread
+LIB_LIBS := -lxxhash -lsodium
+
+lib_src := $(wildcard lib/*.c)
+preload_src := $(wildcard preload/*.c)
+daemon_src := $(wildcard daemon/*.c daemon/*/*.c)
+bbctl_src := $(wildcard tools/*.c)
+unit_src := $(wildcard tests/unit/test_*.c)
+fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
+apps_src := $(wildcard tests/apps/*.c)
+bench_src := $(wildcard scripts/bench/*.c)
+
+# What libbb.so takes of lib/: no libc beyond what is safe inside malloc.
+preload_lib := $(addprefix lib/,log.c options.c runs.c)
+
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+pic = $(patsubst %.c,$(B)/obj/pic/%.o,$(1))
+
+programs := $(B)/bbd $(B)/bbctl $(B)/libbb.so
+unit_bin := $(patsubst tests/unit/%.c,$(B)/tests/%,$(unit_src))
+fuzz_bin := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(fuzz_src))
+apps_bin := $(patsubst tests/apps/%.c,$(B)/apps/%,$(apps_src))
+bench_bin := $(patsubst scripts/bench/%.c,$(B)/bench/%,$(bench_src))
+
+.PHONY: all tests check demo bench lint install clean
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $(programs) $(B)/bbrun $(B)/bbrack $(apps_bin) $(bench_bin)
+tests: all $(unit_bin) $(fuzz_bin)
+
+$(B)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Idaemon -MMD -MP -c -o $@ $<
+
+$(B)/obj/pic/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$< [pic])
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -ftls-model=initial-exec -MMD -MP -c -o $@ $<
+
+$(B)/lib.a: $(call obj,$(lib_src))
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(B)/daemon.a: $(filter-out $(call obj,daemon/main.c),$(call obj,$(daemon_src)))
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(B)/bbd: $(call obj,daemon/main.c) $(B)/daemon.a $(B)/lib.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
+
+$(B)/bbctl: $(call obj,$(bbctl_src)) $(B)/lib.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LIBS) -ljansson
+
+# xxhash is header-only here (XXH_INLINE_ALL): libbb.so links libc alone.
+$(B)/libbb.so: $(call pic,$(preload_src) $(preload_lib)) preload/libbb.map
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-z,defs,-z,now,--version-script=preload/libbb.map \
+		-Wl,-soname,libbb.so -o $@ $(filter %.o,$^) -ldl -lpthread
+
+$(B)/bbrun $(B)/bbrack: $(B)/%: scripts/%
+	@mkdir -p $(@D)
+	$(Q)ln -sf ../$< $@
+
+$(B)/tests/test_%: $(B)/obj/tests/unit/test_%.o $(B)/daemon.a $(B)/lib.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS) -lcmocka
+
+$(B)/tests/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(B)/daemon.a $(B)/lib.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
+
+$(B)/apps/%: $(B)/obj/tests/apps/%.o
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lpthread
+
+$(B)/bench/%: $(B)/obj/scripts/bench/%.o $(B)/lib.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LIBS) -lpthread
+
+check:
+	scripts/check
+
+demo:
+	scripts/demo
+
+bench: all
+	scripts/bench/run
+
+lint:
+	scripts/lint
+
+install: all
+	scripts/install '$(DESTDIR)' '$(PREFIX)' '$(B)'
+
+clean:
+	rm -rf $(B)
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
