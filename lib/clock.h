@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The monotonic clock in nanoseconds, and a pause for spinning. */
-#ifndef BB_LIB_TIME_H
-#define BB_LIB_TIME_H
+#ifndef BB_LIB_CLOCK_H
+#define BB_LIB_CLOCK_H
 
 #include <stdint.h>
 #include <time.h>
