@@ -57,6 +57,7 @@ struct bb_program_info {
 	uint32_t region;
 	uint32_t pid;
 	char comm[32];
+	uint64_t base, length;	/* of the region, in the program's addresses */
 	uint64_t budget;	/* bytes, staging included */
 	uint64_t charged;	/* bytes charged against it now */
 	uint64_t allocated;	/* bytes of live allocations in the region */

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the region share among themselves (region.c, vm.c, page.c,
+ * evict.c, attach.c, fork.c, init.c); the interposed functions see region.h.
+ *
+ * Lock order: bb_rg.lock, then nothing. It guards the run allocator, the
+ * extents' states (as far as the program changes them) and the private flags.
+ * The helper takes it to seal extents, never while pages are EVICTING; so a
+ * thread that holds it may wait for a page to leave a busy state.
+ * No page of the region is touched while it is held: the touch could fault.
+ */
+#ifndef BB_PRELOAD_PRIVATE_H
+#define BB_PRELOAD_PRIVATE_H
+
+#include <bluebridge/region.h>
+
+#include <stdbool.h>
+
+#include "options.h"
+#include "region.h"
+#include "runs.h"
+
+/* --- a lock that fork and signals-blocked threads can live with ---------- */
+
+struct bb_lock {
+	_Atomic uint32_t v; /* 0 free, 1 held, 2 held and wanted */
+};
+
+void bb_lock(struct bb_lock *l);
+void bb_unlock(struct bb_lock *l);
+
+/* futex(2) on words shared with bbd. timeout_ns is relative. */
+void bb_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t timeout_ns);
+void bb_futex_wake(_Atomic uint32_t *word, int n);
+
+/* --- the region ---------------------------------------------------------- */
+
+enum bb_attach_state {
+	BB_DETACHED,	/* nobody was asked yet; all is local */
+	BB_ATTACHED,
+	BB_REFUSED,	/* no daemon, or not possible here: local for good */
+};
+
+/* Private flags of an extent. */
+#define BB_XP_REGISTERED 0x01	/* NONE: still registered with userfaultfd */
+#define BB_XP_DIRTY 0x02	/* free pages in it may hold old bytes */
+#define BB_XP_PROT 0x04		/* some of it has a protection of the user's */
+#define BB_XP_FOREIGN 0x08	/* something else is mapped over part of it */
+
+struct bb_region {
+	struct bb_lock lock;
+	enum bb_attach_state attached;
+	uintptr_t base;
+	uint32_t npages, nextents;
+	uint32_t rw_top;		/* extents below it are readable and writable */
+	struct bb_runs runs;
+	uint8_t *xp;			/* private flags, an extent each */
+
+	/* Until attached: private memory. Then: the shared memfd. */
+	struct bb_region_ctl *ctl;
+	struct bb_extent *x;
+	_Atomic bb_pw *pw;
+	struct bb_hash *hash;
+	struct bb_slot *slots;
+	uint8_t *stage;
+	struct bb_region_layout lay;
+	uint32_t nslots;
+
+	uint64_t budget;		/* bytes; 0: whatever bbd grants */
+	int64_t local_limit;		/* pages that may be LOCAL before we attach */
+	uint64_t cached;		/* free pages kept populated in LOCAL extents */
+
+	uintptr_t staging;		/* where victims are moved to */
+	int uffd, memfd, sock, kick;
+	uint64_t features;		/* of the userfaultfd */
+	bool helper_runs;
+};
+
+extern struct bb_region bb_rg;
+extern struct bb_options bb_opts;
+
+static inline uint32_t bb_page_of(uintptr_t addr)
+{
+	return (uint32_t)((addr - bb_rg.base) >> BB_PAGE_SHIFT);
+}
+
+static inline uintptr_t bb_addr_of(uint64_t page)
+{
+	return bb_rg.base + (page << BB_PAGE_SHIFT);
+}
+
+static inline enum bb_extent_state bb_xstate(uint32_t e)
+{
+	return (enum bb_extent_state)atomic_load_explicit(&bb_rg.x[e].state, memory_order_acquire);
+}
+
+/* --- region.c ------------------------------------------------------------ */
+
+int bb_region_reserve(void);		/* lock held; idempotent */
+/* Frees pages [first, first + n) of used runs, contents and all. Lock held. */
+void bb_region_release(uint32_t first, uint32_t n);
+
+/* --- page.c -------------------------------------------------------------- */
+
+/*
+ * Discards the content of pages in MANAGED extents; they read as zeros then.
+ * Waits for pages in a busy state. Return: 0, or -ETIMEDOUT where a page stayed
+ * busy (its content stays, and it must not be used again).
+ */
+int bb_pages_drop(uint32_t first, uint32_t n);
+void bb_pages_wake(uint32_t first, uint32_t n);
+int bb_extents_register(uint32_t first, uint32_t n);
+
+/* --- evict.c ------------------------------------------------------------- */
+
+int bb_evict_start(void);
+/* LOCAL to MANAGED. Lock held. Return: 0 or -errno. */
+int bb_extent_seal(uint32_t e);
+
+/* --- attach.c ------------------------------------------------------------ */
+
+/* Asks bbd to page for us. Lock held. Return: 0 or -errno; sets bb_rg.attached. */
+int bb_attach(void);
+
+/* --- fork.c -------------------------------------------------------------- */
+
+int bb_fork_init(void);
+
+/* --- sys.c --------------------------------------------------------------- */
+
+/* mmap and friends straight to the kernel: bookkeeping never meets the interposed ones. */
+void *bb_sys_mmap(void *addr, size_t len, int prot, int flags, int fd, int64_t off);
+int bb_sys_munmap(void *addr, size_t len);
+int bb_sys_madvise(void *addr, size_t len, int advice);
+int bb_sys_mprotect(void *addr, size_t len, int prot);
+void *bb_sys_mremap(void *old, size_t oldlen, size_t newlen, int flags, void *newaddr);
+
+#endif

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The kernel, called directly. The interposed mmap family must not be met by
+ * our own bookkeeping, and the C library's wrappers may be somebody else's.
+ * Return: the result, or -errno (pointers: MAP_FAILED with errno kept as it
+ * was); errno is never changed.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "private.h"
+
+void *bb_sys_mmap(void *addr, size_t len, int prot, int flags, int fd, int64_t off)
+{
+	int keep = errno;
+	void *p = (void *)syscall(SYS_mmap, addr, len, prot, flags, fd, off);
+
+	errno = keep;
+	return p;
+}
+
+static int neg_errno(long r, int keep)
+{
+	int e = errno;
+
+	errno = keep;
+	return r < 0 ? -e : (int)r;
+}
+
+int bb_sys_munmap(void *addr, size_t len)
+{
+	int keep = errno;
+
+	return neg_errno(syscall(SYS_munmap, addr, len), keep);
+}
+
+int bb_sys_madvise(void *addr, size_t len, int advice)
+{
+	int keep = errno;
+
+	return neg_errno(syscall(SYS_madvise, addr, len, advice), keep);
+}
+
+int bb_sys_mprotect(void *addr, size_t len, int prot)
+{
+	int keep = errno;
+
+	return neg_errno(syscall(SYS_mprotect, addr, len, prot), keep);
+}
+
+void *bb_sys_mremap(void *old, size_t oldlen, size_t newlen, int flags, void *newaddr)
+{
+	int keep = errno;
+	void *p = (void *)syscall(SYS_mremap, old, oldlen, newlen, flags, newaddr);
+
+	errno = keep;
+	return p;
+}
+
+void bb_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t timeout_ns)
+{
+	struct timespec ts = {
+		.tv_sec = (time_t)(timeout_ns / 1000000000ULL),
+		.tv_nsec = (long)(timeout_ns % 1000000000ULL),
+	};
+	int keep = errno;
+
+	syscall(SYS_futex, word, FUTEX_WAIT, value, &ts, NULL, 0);
+	errno = keep;
+}
+
+void bb_futex_wake(_Atomic uint32_t *word, int n)
+{
+	int keep = errno;
+
+	syscall(SYS_futex, word, FUTEX_WAKE, n, NULL, NULL, 0);
+	errno = keep;
+}
+
+void bb_lock(struct bb_lock *l)
+{
+	uint32_t v = 0;
+
+	if (atomic_compare_exchange_strong(&l->v, &v, 1))
+		return;
+	while (atomic_exchange(&l->v, 2) != 0)
+		bb_futex_wait(&l->v, 2, 1000000000ULL);
+}
+
+void bb_unlock(struct bb_lock *l)
+{
+	if (atomic_exchange(&l->v, 0) == 2)
+		bb_futex_wake(&l->v, 1);
+}
