@@ -2,10 +2,11 @@
 /*
  * Allocator of runs of pages in a fixed range: who owns which pages of the
  * global region. Best fit by size class, within a class the lowest of the
- * first few (lists are kept roughly in address order), immediate coalescing. Pure: it touches only the memory given at init, never
- * the pages it speaks of; no locks (the caller has one), no system calls.
- * Every step is O(1) or O(log64 npages), but for an allocation that is about
- * to fail, which looks at every free run once.
+ * first few (lists are kept roughly in address order), immediate coalescing.
+ * Pure: it touches only the memory given at init, never the pages it speaks
+ * of; no locks (the caller has one), no system calls. Every step is O(1) or
+ * O(log64 npages), but for an allocation that is about to fail, which looks at
+ * every free run once.
  *
  * A used run begins where it was allocated and has a length. Any part of used
  * runs may be freed (munmap of the middle): the rest stays as one or two runs.

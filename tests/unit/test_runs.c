@@ -248,7 +248,7 @@ static void test_random(void **state)
 static void test_init(void **state)
 {
 	struct bb_runs r;
-	uint64_t word[64] = { 0 };
+	uint64_t word[64] = {0};
 
 	assert_int_equal(bb_runs_init(&r, word, 0), -EINVAL);
 	assert_int_equal(bb_runs_init(&r, NULL, 8), -EINVAL);
@@ -374,9 +374,8 @@ static void test_speed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_init),	    cmocka_unit_test(test_reuse),
-		cmocka_unit_test(test_random_tiny), cmocka_unit_test(test_random),
-		cmocka_unit_test(test_sparse),	    cmocka_unit_test(test_speed),
+		cmocka_unit_test(test_init),   cmocka_unit_test(test_reuse),  cmocka_unit_test(test_random_tiny),
+		cmocka_unit_test(test_random), cmocka_unit_test(test_sparse), cmocka_unit_test(test_speed),
 	};
 
 	return cmocka_run_group_tests_name("runs", tests, NULL, NULL);
