@@ -89,6 +89,9 @@ static inline uintptr_t bb_addr_of(uint64_t page)
 	return bb_rg.base + (page << BB_PAGE_SHIFT);
 }
 
+/* The state once nobody is changing it. Lock held, so only bbd can be. */
+enum bb_extent_state bb_xsettled(uint32_t e);
+
 static inline enum bb_extent_state bb_xstate(uint32_t e)
 {
 	return (enum bb_extent_state)atomic_load_explicit(&bb_rg.x[e].state, memory_order_acquire);
@@ -99,6 +102,28 @@ static inline enum bb_extent_state bb_xstate(uint32_t e)
 int bb_region_reserve(void);		/* lock held; idempotent */
 /* Frees pages [first, first + n) of used runs, contents and all. Lock held. */
 void bb_region_release(uint32_t first, uint32_t n);
+
+/* In place, if the pages that follow are free. Lock held. */
+bool bb_region_grow(uint32_t first, uint32_t old, uint32_t n);
+/*
+ * Moves the pages themselves where both ends are plain memory: what the C
+ * library's realloc does by mremap. The old place stays mapped and is empty.
+ * Return: false where the caller has to copy. Lock not held.
+ */
+bool bb_region_move(uintptr_t to, uintptr_t from, uint32_t n);
+
+#define BB_DIRTY_RANGES 8
+struct bb_dirty {
+	unsigned int n;
+	struct {
+		uint32_t first, end;
+	} range[BB_DIRTY_RANGES];
+};
+
+/* Which pages of a run that is being allocated need clearing. Lock held. */
+void bb_dirty_find(struct bb_dirty *d, uint32_t first, uint32_t n);
+/* Clears them. Lock not held: this touches pages. */
+void bb_dirty_clear(const struct bb_dirty *d);
 
 /* --- page.c -------------------------------------------------------------- */
 

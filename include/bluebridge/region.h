@@ -13,7 +13,8 @@
  *	NONE	 not allocated
  *	LOCAL	 ordinary anonymous memory: kernel faults, no cost
  *	FRESH	 registered with userfaultfd, no page of it was ever touched
- *	SEALING	 the program is turning it from LOCAL to MANAGED
+ *	SEALING	 on its way from LOCAL to MANAGED (the program seals it) or from
+ *		 FRESH to LOCAL (bbd opens it); who set it finishes it
  *	MANAGED	 registered; the pages' words say where each page is
  * Only in a MANAGED extent do page words mean anything.
  *

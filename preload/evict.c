@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The helper thread: keeps credit ready, so that a fault seldom waits for room.
+ *
+ * Theory of operation
+ * -------------------
+ * It sleeps on ctl->helper_bell until the free credit is below ctl->low, then
+ * works until it is twice that. A hand goes round the extents. A LOCAL extent
+ * that it meets is sealed: registered with userfaultfd, its pages given words.
+ * Of a MANAGED extent it takes the RESIDENT pages that are old enough: each
+ * fill stamps a page with the current epoch (4 bits), an epoch lasts for a
+ * quarter of the budget, so age is counted in quarters of a full turnover.
+ * When a whole round brings too little, younger pages will do.
+ *
+ * A batch: claim up to 64 victims (RESIDENT to EVICTING), move them to the
+ * staging range (UFFDIO_MOVE: atomic, no copy; a store either comes before and
+ * is in the page, or after and faults), hash, compare with the hash of the home
+ * copy, copy to staging slots, publish STAGED, and give the memory back. Slots
+ * are reserved before anything is claimed, so a claimed page never waits.
+ *
+ * Pages that cannot be moved (pinned for I/O, or of another protection) stay
+ * RESIDENT. Pages shared with a forked child are un-shared by one store of the
+ * byte that is there, then move like any other.
+ *
+ * The helper touches only the staging range and the shared memory, neither of
+ * which can fault into bbd; but for that one store, which bbd recognises by
+ * this thread's id should it ever fault.
+ *
+ * Lock order: bb_rg.lock for sealing only, and never with pages EVICTING.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <bluebridge/kernel.h>
+
+#include "log.h"
+#include "private.h"
+
+#define BATCH 64
+#define IDLE_NS 500000000ULL
+#define AGE_OLD 3 /* quarters of a turnover before a page is a victim */
+
+struct victim {
+	uint32_t page;
+	bb_pw word; /* as claimed, state EVICTING */
+	bool moved;
+};
+
+static struct {
+	uint32_t hand;		/* extent */
+	uint32_t hand_page;	/* page within it */
+	unsigned int age;	/* how old a victim must be */
+	unsigned int taken_in_round;
+	struct victim v[BATCH];
+	unsigned int nv;
+} ev;
+
+/* --- sealing -------------------------------------------------------------- */
+
+int bb_extent_seal(uint32_t e)
+{
+	struct bb_region *g = &bb_rg;
+	uint32_t first = e * BB_EXTENT_PAGES, at = first, end = first + BB_EXTENT_PAGES, n = 0, i;
+	unsigned char present[BB_EXTENT_PAGES];
+	unsigned int gen;
+	int64_t run, keep = 0;
+	int r;
+
+	if (g->xp[e] & BB_XP_FOREIGN)
+		return -EBUSY;
+	/* What nobody owns need not be paged: give it back. */
+	while (at < end) {
+		run = bb_runs_find(&g->runs, at);
+		if (run >= 0) {
+			at = (uint32_t)run + bb_runs_len(&g->runs, (uint32_t)run);
+			continue;
+		}
+		run = bb_runs_next(&g->runs, at, &n);
+		i = run < 0 || run > end ? end : (uint32_t)run;
+		(void)bb_sys_madvise((void *)bb_addr_of(at), (size_t)(i - at) << BB_PAGE_SHIFT, MADV_DONTNEED);
+		at = i;
+	}
+	g->xp[e] &= (uint8_t)~BB_XP_DIRTY;
+	if (!atomic_load(&g->x[e].used)) {
+		g->cached -= g->cached < BB_EXTENT_PAGES ? g->cached : BB_EXTENT_PAGES;
+		atomic_store(&g->x[e].state, BB_X_NONE);
+		bb_credit_give(g->ctl, BB_EXTENT_PAGES);
+		return 0;
+	}
+
+	atomic_store(&g->x[e].state, BB_X_SEALING);
+	r = bb_extents_register(e, 1);
+	if (r < 0) {
+		atomic_store(&g->x[e].state, BB_X_LOCAL);
+		bb_pages_wake(first, BB_EXTENT_PAGES);
+		return r;
+	}
+	/*
+	 * From here on a missing page faults into bbd, which leaves it alone
+	 * while the extent is SEALING. So what mincore sees cannot grow.
+	 */
+	if (syscall(SYS_mincore, bb_addr_of(first), BB_EXTENT_SIZE, present) < 0)
+		memset(present, 1, sizeof(present));
+	gen = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
+	for (i = 0; i < BB_EXTENT_PAGES; i++) {
+		bb_pw w = atomic_load(&g->pw[first + i]) & BB_PW_WB;
+
+		if (present[i] & 1) {
+			w = bb_pw_with_gen(bb_pw_with(w, BB_P_RESIDENT), gen);
+			keep++;
+		}
+		atomic_store(&g->pw[first + i], w);
+	}
+	atomic_store(&g->x[e].resident, (uint16_t)keep);
+	atomic_store(&g->x[e].flags, 0);
+	atomic_store(&g->x[e].state, BB_X_MANAGED);
+	bb_pages_wake(first, BB_EXTENT_PAGES);
+	bb_credit_give(g->ctl, BB_EXTENT_PAGES - keep);
+	atomic_fetch_add_explicit(&g->ctl->n_seal, 1, memory_order_relaxed);
+	return 0;
+}
+
+/* --- one batch ------------------------------------------------------------ */
+
+static void release_busy(uint32_t page, bb_pw set, bb_pw clear)
+{
+	_Atomic bb_pw *pw = &bb_rg.pw[page];
+	bb_pw w = atomic_load(pw);
+
+	while (!atomic_compare_exchange_weak(pw, &w, ((w & ~(clear | BB_PW_STATE | BB_PW_WAIT)) | set)))
+		;
+	if (w & BB_PW_WAIT)
+		bb_pages_wake(page, 1);
+}
+
+/* Un-shares a page by storing what is there: what a store of the program would do. */
+static void touch(uint32_t page)
+{
+	atomic_fetch_or((_Atomic unsigned char *)bb_addr_of(page), 0);
+}
+
+/* Moves v[i..i+n) (contiguous pages) to the staging range. */
+static void move_run(unsigned int i, unsigned int n)
+{
+	bool touched = false;
+
+	while (n) {
+		struct uffdio_move m = {
+			.dst = bb_rg.staging + ((uintptr_t)i << BB_PAGE_SHIFT),
+			.src = bb_addr_of(ev.v[i].page),
+			.len = (uint64_t)n << BB_PAGE_SHIFT,
+			.mode = UFFDIO_MOVE_MODE_DONTWAKE,
+		};
+		int r = ioctl(bb_rg.uffd, UFFDIO_MOVE, &m);
+		int err = r < 0 ? errno : 0;
+		unsigned int done = r == 0 ? n : m.move > 0 ? (unsigned int)(m.move >> BB_PAGE_SHIFT) : 0;
+
+		for (unsigned int k = 0; k < done; k++)
+			ev.v[i + k].moved = true;
+		if (done)
+			touched = false;
+		i += done;
+		n -= done;
+		if (!n)
+			return;
+		if (done && err)
+			continue; /* the next round tells what stopped it */
+		if (err == EAGAIN)
+			continue;
+		if (err == EBUSY && !touched) {
+			touch(ev.v[i].page);
+			touched = true;
+			continue;
+		}
+		touched = false;
+		if (err == ENOENT) {
+			/* Discarded behind our back, or the zero page: nothing to keep. */
+			atomic_fetch_sub(&bb_rg.x[ev.v[i].page / BB_EXTENT_PAGES].resident, 1);
+			release_busy(ev.v[i].page, BB_P_EMPTY, BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH);
+			bb_credit_give(bb_rg.ctl, 1);
+		} else {
+			/* Pinned, locked or protected: it stays, and is young again. */
+			unsigned int gen = atomic_load_explicit(&bb_rg.ctl->gen, memory_order_relaxed);
+
+			release_busy(ev.v[i].page, bb_pw_with_gen(BB_P_RESIDENT, gen), BB_PW_GEN);
+			atomic_fetch_add_explicit(&bb_rg.ctl->n_evict_busy, 1, memory_order_relaxed);
+		}
+		i++;
+		n--;
+	}
+}
+
+static bool is_zero(const void *page)
+{
+	const uint64_t *p = page;
+
+	/* Most pages tell by their first words. */
+	if (p[0] | p[1] | p[255] | p[511])
+		return false;
+	return !memcmp(p, p + 1, BB_PAGE_SIZE - sizeof(*p));
+}
+
+/* Publishes one moved page. Return: true where a slot was used. */
+static bool stage(const struct victim *v, unsigned int i, uint64_t head)
+{
+	struct bb_region *g = &bb_rg;
+	const void *from = (const void *)(g->staging + ((uintptr_t)i << BB_PAGE_SHIFT));
+	uint32_t slot = (uint32_t)(head & (g->nslots - 1));
+	struct bb_slot *s = &g->slots[slot];
+	XXH128_hash_t h;
+	bb_pw set;
+
+	atomic_fetch_sub(&g->x[v->page / BB_EXTENT_PAGES].resident, 1);
+	if (is_zero(from)) {
+		/* Zeros need no home: the next touch makes them again. */
+		release_busy(v->page, BB_P_EMPTY, BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH);
+		atomic_fetch_add_explicit(&g->ctl->n_evict_zero, 1, memory_order_relaxed);
+		return false;
+	}
+	h = XXH3_128bits(from, BB_PAGE_SIZE);
+	memcpy(g->stage + ((size_t)slot << BB_PAGE_SHIFT), from, BB_PAGE_SIZE);
+	s->hash.lo = h.low64;
+	s->hash.hi = h.high64;
+	atomic_store_explicit(&s->page, v->page, memory_order_release);
+
+	/* The hash of the home copy is stable while HASHED is set and WB is not. */
+	set = bb_pw_with_slot(BB_P_STAGED, slot);
+	if ((v->word & BB_PW_HASHED) && !(v->word & BB_PW_WB) && g->hash[v->page].lo == h.low64 &&
+	    g->hash[v->page].hi == h.high64)
+		atomic_fetch_add_explicit(&g->ctl->n_evict_clean, 1, memory_order_relaxed);
+	else
+		set |= BB_PW_DIRTY;
+	/* The slot must be within [tail, head) before anybody can see its number. */
+	atomic_store_explicit(&g->ctl->stage_head, head + 1, memory_order_release);
+	release_busy(v->page, set, BB_PW_SLOT | BB_PW_DIRTY | BB_PW_PREFETCH);
+	return true;
+}
+
+static void kick(void)
+{
+	uint64_t one = 1;
+
+	if (atomic_exchange(&bb_rg.ctl->bbd_wants, 0))
+		if (write(bb_rg.kick, &one, sizeof(one)) < 0)
+			return; /* a full counter wakes as well */
+}
+
+static unsigned int slots_free(void)
+{
+	struct bb_region_ctl *c = bb_rg.ctl;
+	uint64_t used = atomic_load(&c->stage_head) - atomic_load(&c->stage_tail);
+
+	return used < bb_rg.nslots ? (unsigned int)(bb_rg.nslots - used) : 0;
+}
+
+/* Takes ev.v[0..nv) out of the program. Return: pages given back. */
+static unsigned int run_batch(void)
+{
+	struct bb_region *g = &bb_rg;
+	unsigned int i, n, gone = 0;
+	uint64_t head = atomic_load(&g->ctl->stage_head);
+
+	for (i = 0; i < ev.nv; i += n) {
+		n = 1;
+		while (i + n < ev.nv && ev.v[i + n].page == ev.v[i].page + n)
+			n++;
+		move_run(i, n);
+	}
+	for (i = 0; i < ev.nv; i++) {
+		if (!ev.v[i].moved)
+			continue;
+		if (stage(&ev.v[i], i, head))
+			head++;
+		gone++;
+	}
+	if (gone) {
+		(void)bb_sys_madvise((void *)g->staging, (size_t)ev.nv << BB_PAGE_SHIFT, MADV_DONTNEED);
+		bb_credit_give(g->ctl, gone);
+		atomic_fetch_add_explicit(&g->ctl->n_evict, gone, memory_order_relaxed);
+		ev.taken_in_round += gone;
+	}
+	ev.nv = 0;
+	kick();
+	return gone;
+}
+
+/* --- the hand ------------------------------------------------------------- */
+
+static bool old_enough(bb_pw w, unsigned int now)
+{
+	return ((now - bb_pw_gen(w)) & 15) >= ev.age;
+}
+
+/* Claims victims of one MANAGED extent from hand_page on. Return: extent done. */
+static bool pick(uint32_t e, unsigned int max)
+{
+	struct bb_region *g = &bb_rg;
+	unsigned int now = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
+	uint32_t first = e * BB_EXTENT_PAGES;
+
+	if (!atomic_load_explicit(&g->x[e].resident, memory_order_relaxed) ||
+	    (atomic_load_explicit(&g->x[e].flags, memory_order_relaxed) & BB_XF_HOMELESS))
+		return true;
+	for (; ev.hand_page < BB_EXTENT_PAGES; ev.hand_page++) {
+		_Atomic bb_pw *pw = &g->pw[first + ev.hand_page];
+		bb_pw w = atomic_load_explicit(pw, memory_order_relaxed);
+
+		if (ev.nv == max)
+			return false;
+		if (bb_pw_state(w) != BB_P_RESIDENT || !old_enough(w, now))
+			continue;
+		if (!atomic_compare_exchange_strong(pw, &w, bb_pw_with(w, BB_P_EVICTING)))
+			continue;
+		ev.v[ev.nv].page = first + ev.hand_page;
+		ev.v[ev.nv].word = w;
+		ev.v[ev.nv++].moved = false;
+	}
+	return true;
+}
+
+static int64_t room(void)
+{
+	struct bb_region_ctl *c = bb_rg.ctl;
+
+	return atomic_load(&c->limit) - atomic_load(&c->resident);
+}
+
+/*
+ * Works until target pages of credit are free. Return: false where a round at
+ * the lowest age brought nothing (all pinned, homeless or busy).
+ */
+static bool make_room(int64_t target)
+{
+	struct bb_region *g = &bb_rg;
+	unsigned int fruitless = 0;
+
+	while (room() < target && !atomic_load(&g->ctl->closing)) {
+		unsigned int max = slots_free();
+		uint32_t used_extents;
+
+		if (max > BATCH)
+			max = BATCH;
+		if (!max) {
+			/* bbd is behind with writing back; it rings when a slot is free. */
+			uint32_t bell = atomic_load(&g->ctl->helper_bell);
+
+			kick();
+			atomic_store(&g->ctl->helper_sleeps, 1);
+			if (!slots_free())
+				bb_futex_wait(&g->ctl->helper_bell, bell, 2000000);
+			atomic_store(&g->ctl->helper_sleeps, 0);
+			continue;
+		}
+		bb_lock(&g->lock);
+		used_extents = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+		if (ev.hand >= used_extents) {
+			ev.hand = 0;
+			ev.hand_page = 0;
+			if (!ev.taken_in_round) {
+				if (ev.age)
+					ev.age--;
+				else
+					fruitless++;
+			} else if (ev.age < AGE_OLD && ev.taken_in_round > (unsigned int)target) {
+				ev.age++;
+			}
+			ev.taken_in_round = 0;
+		}
+		if (used_extents && bb_xstate(ev.hand) == BB_X_LOCAL) {
+			if (bb_extent_seal(ev.hand) == 0)
+				ev.taken_in_round++;
+			ev.hand++;
+			ev.hand_page = 0;
+			bb_unlock(&g->lock);
+			continue;
+		}
+		bb_unlock(&g->lock);
+		if (fruitless > 1)
+			return false;
+		while (ev.nv < max && ev.hand < used_extents && bb_xstate(ev.hand) != BB_X_LOCAL) {
+			if (bb_xstate(ev.hand) == BB_X_MANAGED && !pick(ev.hand, max))
+				break;
+			ev.hand++;
+			ev.hand_page = 0;
+		}
+		if (ev.nv)
+			run_batch();
+	}
+	return true;
+}
+
+static void *helper(void *arg)
+{
+	struct bb_region *g = &bb_rg;
+	struct bb_region_ctl *c = g->ctl;
+
+	prctl(PR_SET_NAME, "bb-helper");
+	ev.age = AGE_OLD;
+	while (!atomic_load(&c->closing)) {
+		uint32_t bell = atomic_load(&c->helper_bell);
+		int64_t low = atomic_load(&c->low);
+
+		if (room() < low) {
+			if (make_room(2 * low))
+				continue;
+		}
+		atomic_store(&c->helper_sleeps, 1);
+		if (room() >= low || atomic_load(&c->helper_bell) == bell)
+			bb_futex_wait(&c->helper_bell, bell, room() < low ? 5000000 : IDLE_NS);
+		atomic_store(&c->helper_sleeps, 0);
+	}
+	return NULL;
+}
+
+int bb_evict_start(void)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	pthread_t t;
+	int r;
+
+	if (bb_rg.helper_runs)
+		return 0;
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, 128 * 1024);
+	r = pthread_create(&t, &attr, helper, NULL);
+	pthread_attr_destroy(&attr);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r)
+		return -r;
+	bb_rg.helper_runs = true;
+	return 0;
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Discarding pages: what free, munmap and madvise(MADV_DONTNEED) mean for
+ * MANAGED memory. See include/bluebridge/region.h for the words' protocol;
+ * this file owns the busy state DROPPING.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include <bluebridge/kernel.h>
+
+#include "clock.h"
+#include "log.h"
+#include "private.h"
+
+/* Longer than bbd's own deadline for a fault, so that bbd gives up first. */
+#define SETTLE_NS 30000000000ULL
+
+int bb_extents_register(uint32_t first, uint32_t n)
+{
+	struct uffdio_register r = {
+		.range = { bb_addr_of((uint64_t)first * BB_EXTENT_PAGES), (uint64_t)n << BB_EXTENT_SHIFT },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int keep = errno;
+
+	if (ioctl(bb_rg.uffd, UFFDIO_REGISTER, &r) < 0) {
+		int e = errno;
+
+		errno = keep;
+		return -e;
+	}
+	/*
+	 * A raw clone(2) that bypasses fork() would leave the child with our
+	 * mapping but without its pager: zeros where data should be. Better
+	 * that it has no mapping at all and fails loudly.
+	 */
+	(void)bb_sys_madvise((void *)(uintptr_t)r.range.start, r.range.len, MADV_DONTFORK);
+	errno = keep;
+	return 0;
+}
+
+void bb_pages_wake(uint32_t first, uint32_t n)
+{
+	struct uffdio_range r = { bb_addr_of(first), (uint64_t)n << BB_PAGE_SHIFT };
+	int keep = errno;
+
+	ioctl(bb_rg.uffd, UFFDIO_WAKE, &r);
+	errno = keep;
+}
+
+/* Takes the page into DROPPING. Return: 1 taken, 0 nothing to drop, -ETIMEDOUT. */
+static int page_claim(uint32_t page, int *was_resident)
+{
+	_Atomic bb_pw *pw = &bb_rg.pw[page];
+	uint64_t deadline = 0;
+	bb_pw w = atomic_load(pw);
+	unsigned int spins = 0;
+
+	for (;;) {
+		switch (bb_pw_state(w)) {
+		case BB_P_EMPTY:
+			return 0;
+		case BB_P_RESIDENT:
+		case BB_P_STAGED:
+		case BB_P_REMOTE:
+		case BB_P_LOST:
+			*was_resident = bb_pw_state(w) == BB_P_RESIDENT;
+			if (atomic_compare_exchange_weak(pw, &w, bb_pw_with(w, BB_P_DROPPING)))
+				return 1;
+			continue;
+		case BB_P_FILLING:
+		case BB_P_EVICTING:
+		case BB_P_DROPPING:
+			break;
+		}
+		if (!deadline)
+			deadline = bb_now_ns() + SETTLE_NS;
+		else if (bb_now_ns() > deadline)
+			return -ETIMEDOUT;
+		if (++spins < 64) {
+			sched_yield();
+		} else {
+			struct timespec ts = { 0, 20000 };
+
+			nanosleep(&ts, NULL);
+		}
+		w = atomic_load(pw);
+	}
+}
+
+static void page_empty(uint32_t page)
+{
+	_Atomic bb_pw *pw = &bb_rg.pw[page];
+	bb_pw w = atomic_load(pw);
+
+	/* bbd may clear WB meanwhile; nothing else changes under DROPPING. */
+	while (!atomic_compare_exchange_weak(pw, &w, (w & BB_PW_WB) | BB_P_EMPTY))
+		;
+	if (w & BB_PW_WAIT)
+		bb_pages_wake(page, 1);
+}
+
+/* One extent's worth at most, so that the claimed pages fit a bitmap. */
+static int drop_some(uint32_t first, uint32_t n)
+{
+	uint64_t claimed[BB_EXTENT_PAGES / 64] = { 0 };
+	uint32_t lo = n, hi = 0, i;
+	int64_t resident = 0;
+	int r = 0, was;
+
+	for (i = 0; i < n; i++) {
+		r = page_claim(first + i, &was);
+		if (r < 0)
+			break;
+		if (!r)
+			continue;
+		claimed[i / 64] |= 1ULL << (i % 64);
+		if (was) {
+			resident++;
+			if (lo > i)
+				lo = i;
+			hi = i + 1;
+		} else if (bb_pw_state(atomic_load(&bb_rg.pw[first + i])) == BB_P_DROPPING) {
+			/* LOST pages hold a poison marker: zap it as well. */
+			if (lo > i)
+				lo = i;
+			hi = i + 1;
+		}
+		r = 0;
+	}
+	/*
+	 * From lo to hi no page is EVICTING or FILLING that we claimed; EMPTY
+	 * ones in between may be filled with zeros by bbd meanwhile. Zapping
+	 * such a page is harmless: it faults again and is found missing.
+	 */
+	for (i = lo; i < hi;) {
+		uint32_t from;
+
+		while (i < hi && !(claimed[i / 64] >> (i % 64) & 1))
+			i++;
+		for (from = i; i < hi && (claimed[i / 64] >> (i % 64) & 1); i++)
+			;
+		if (i > from)
+			(void)bb_sys_madvise((void *)bb_addr_of(first + from), (size_t)(i - from) << BB_PAGE_SHIFT,
+					     MADV_DONTNEED);
+	}
+	for (i = 0; i < n; i++)
+		if (claimed[i / 64] >> (i % 64) & 1)
+			page_empty(first + i);
+	if (resident) {
+		bb_credit_give(bb_rg.ctl, resident);
+		atomic_fetch_sub(&bb_rg.x[first / BB_EXTENT_PAGES].resident, (uint16_t)resident);
+	}
+	atomic_fetch_add_explicit(&bb_rg.ctl->n_drop, n, memory_order_relaxed);
+	return r < 0 ? r : 0;
+}
+
+int bb_pages_drop(uint32_t first, uint32_t n)
+{
+	int ret = 0;
+
+	while (n) {
+		uint32_t room = BB_EXTENT_PAGES - first % BB_EXTENT_PAGES;
+		uint32_t now = n < room ? n : room;
+		int r = drop_some(first, now);
+
+		if (r < 0) {
+			bb_error("pages of %lx+%lx stayed busy for %llu s: not freed (is bbd alive?)",
+				 (unsigned long)bb_addr_of(first), (unsigned long)now << BB_PAGE_SHIFT,
+				 SETTLE_NS / 1000000000ULL);
+			ret = r;
+		}
+		first += now;
+		n -= now;
+	}
+	return ret;
+}
