@@ -23,6 +23,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define COLD __attribute__((noinline, cold))
+#define ALIGN_MAX (1UL << 32)
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
@@ -31,7 +32,7 @@ EXPORT void cfree(void *p);
 /* NULL where the region has no place for it; the caller goes to the real function. */
 static void *big_alloc(size_t size, size_t align, unsigned int flags)
 {
-	if (size > PTRDIFF_MAX || align & (align - 1) || align > PTRDIFF_MAX)
+	if (size > PTRDIFF_MAX || align & (align - 1) || align > ALIGN_MAX)
 		return NULL;
 	return bb_region_alloc(size, align < BB_PAGE_SIZE ? BB_PAGE_SIZE : align, flags);
 }

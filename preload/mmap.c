@@ -69,17 +69,6 @@ static struct cut cut_of(uintptr_t addr, size_t len)
 	return c;
 }
 
-static int fail(int e)
-{
-	errno = e;
-	return -1;
-}
-
-static int from_region(int ret)
-{
-	return ret < 0 ? fail(-ret) : ret;
-}
-
 /* --- mmap ----------------------------------------------------------------- */
 
 static COLD void *mmap_fixed(void *addr, size_t len, int prot, int flags, int fd, off_t off)
@@ -148,61 +137,76 @@ EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t
 
 /* --- calls on ranges ------------------------------------------------------ */
 
-/*
- * The kernel's part of a range that reaches over the edge comes first; the
- * region's follows whatever became of it. Return: 0, or -1 and the first errno.
- */
-#define ON_BOTH(addr, len, real_call, region_call)                                                                     \
-	do {                                                                                                           \
-		uintptr_t at_ = (uintptr_t)(addr), end_ = at_ + (len);                                                 \
-		struct cut c_ = cut_of(at_, len);                                                                      \
-		int keep_ = errno, first_ = 0, ret_;                                                                   \
-		if (at_ < c_.a && real_call(addr, c_.a - at_) < 0)                                                     \
-			first_ = errno;                                                                                \
-		if (c_.b < end_ && real_call((void *)c_.b, end_ - c_.b) < 0)                                           \
-			first_ = first_ ? first_ : errno;                                                              \
-		ret_ = region_call((void *)c_.a, c_.b - c_.a);                                                         \
-		if (ret_ < 0 && !first_)                                                                               \
-			first_ = -ret_;                                                                                \
-		errno = first_ ? first_ : keep_;                                                                       \
-		return first_ ? -1 : 0;                                                                                \
-	} while (0)
+enum call { MUNMAP, MADVISE, MPROTECT };
 
-static COLD int munmap_ours(void *addr, size_t len)
+/* Return: 0, or -1 with errno. */
+static int call_real(enum call call, uintptr_t addr, size_t len, int arg)
 {
-	size_t rounded = len;
+	switch (call) {
+	case MUNMAP:
+		return bb_real.munmap((void *)addr, len);
+	case MADVISE:
+		return bb_real.madvise((void *)addr, len, arg);
+	case MPROTECT:
+		break;
+	}
+	return bb_real.mprotect((void *)addr, len, arg);
+}
 
-	if (!well_formed((uintptr_t)addr, &rounded))
-		return bb_real.munmap(addr, len); /* knows what to say */
-	ON_BOTH(addr, rounded, bb_real.munmap, bb_region_munmap);
+/* Return: 0 or -errno. */
+static int call_region(enum call call, uintptr_t addr, size_t len, int arg)
+{
+	switch (call) {
+	case MUNMAP:
+		return bb_region_munmap((void *)addr, len);
+	case MADVISE:
+		return bb_region_madvise((void *)addr, len, arg);
+	case MPROTECT:
+		break;
+	}
+	return bb_region_mprotect((void *)addr, len, arg);
+}
+
+/*
+ * Some of the range is the region's. Every part of it is called whatever became
+ * of the others, as the kernel does over holes; the first error is reported.
+ */
+static COLD int call_both(enum call call, void *addr, size_t len, int arg)
+{
+	uintptr_t at = (uintptr_t)addr, end;
+	int keep = errno, error = 0, ret;
+	struct cut c;
+
+	if (!well_formed(at, &len))
+		return call_real(call, at, len, arg); /* knows what to say */
+	end = at + len;
+	c = cut_of(at, len);
+	if (at < c.a && call_real(call, at, c.a - at, arg) < 0)
+		error = errno;
+	ret = call_region(call, c.a, c.b - c.a, arg);
+	if (ret < 0 && !error)
+		error = -ret;
+	if (c.b < end && call_real(call, c.b, end - c.b, arg) < 0 && !error)
+		error = errno;
+	errno = error ? error : keep;
+	return error ? -1 : 0;
 }
 
 EXPORT int munmap(void *addr, size_t len)
 {
-	return touches_region(addr, len) ? munmap_ours(addr, len) : bb_real.munmap(addr, len);
-}
-
-static COLD int madvise_ours(void *addr, size_t len, int advice)
-{
-	size_t rounded = len;
-
-	if (!well_formed((uintptr_t)addr, &rounded))
-		return bb_real.madvise(addr, len, advice);
-#define real_madvise(a, n) bb_real.madvise(a, n, advice)
-#define region_madvise(a, n) bb_region_madvise(a, n, advice)
-	ON_BOTH(addr, rounded, real_madvise, region_madvise);
+	return touches_region(addr, len) ? call_both(MUNMAP, addr, len, 0) : bb_real.munmap(addr, len);
 }
 
 EXPORT int madvise(void *addr, size_t len, int advice)
 {
-	return touches_region(addr, len) ? madvise_ours(addr, len, advice) : bb_real.madvise(addr, len, advice);
+	return touches_region(addr, len) ? call_both(MADVISE, addr, len, advice) : bb_real.madvise(addr, len, advice);
 }
 
 EXPORT int posix_madvise(void *addr, size_t len, int advice)
 {
 	int keep = errno, ret;
 
-	/* POSIX's does not destroy anything, the kernel's of this number does; so does glibc ignore it. */
+	/* The kernel's advice of this number destroys, POSIX's does not: glibc ignores it, and so do we. */
 	if (advice == POSIX_MADV_DONTNEED)
 		return 0;
 	ret = madvise(addr, len, advice) < 0 ? errno : 0;
@@ -210,20 +214,9 @@ EXPORT int posix_madvise(void *addr, size_t len, int advice)
 	return ret;
 }
 
-static COLD int mprotect_ours(void *addr, size_t len, int prot)
-{
-	size_t rounded = len;
-
-	if (!well_formed((uintptr_t)addr, &rounded))
-		return bb_real.mprotect(addr, len, prot);
-#define real_mprotect(a, n) bb_real.mprotect(a, n, prot)
-#define region_mprotect(a, n) bb_region_mprotect(a, n, prot)
-	ON_BOTH(addr, rounded, real_mprotect, region_mprotect);
-}
-
 EXPORT int mprotect(void *addr, size_t len, int prot)
 {
-	return touches_region(addr, len) ? mprotect_ours(addr, len, prot) : bb_real.mprotect(addr, len, prot);
+	return touches_region(addr, len) ? call_both(MPROTECT, addr, len, prot) : bb_real.mprotect(addr, len, prot);
 }
 
 /* --- mremap --------------------------------------------------------------- */

@@ -33,7 +33,29 @@ struct bb_real {
 	void (*closefrom)(int);
 };
 
+/* Callable at any time: until resolved, the members are stand-ins that resolve or make do. */
 extern struct bb_real bb_real;
-void bb_real_init(void); /* idempotent, thread-safe */
+
+/*
+ * Idempotent, thread-safe, async-signal-unsafe. A second thread that comes
+ * while the first resolves returns at once: the stand-ins serve it.
+ */
+void bb_real_init(void);
+
+/* --- the early arena ------------------------------------------------------ */
+
+#define BB_EARLY_SIZE (64u << 10)
+extern char bb_early[BB_EARLY_SIZE];
+
+/* Is p from the arena? It is never given back: its free is a no-op. */
+static inline int bb_early_has(const void *p)
+{
+	return (size_t)((const char *)p - bb_early) < BB_EARLY_SIZE;
+}
+
+/* Zeroed memory; align is a power of two. Return: NULL with ENOMEM where the arena is full. */
+void *bb_early_alloc(size_t size, size_t align);
+/* Usable bytes of a block of the arena. */
+size_t bb_early_usable(const void *p);
 
 #endif
