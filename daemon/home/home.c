@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The home: who owns which extent of the lent memory, and who may touch it.
+ *
+ * Theory of operation
+ * -------------------
+ * An extent has one atomic word {generation:16, state:16, readers:32}. A get
+ * takes a reference by a compare-and-swap that at once proves that the extent
+ * is LIVE in the generation that the pointer names. As long as a reference is
+ * held, owner, tenant and flags cannot change and the memory stays.
+ *
+ *	FREE --create--> LIVE --delete--> DYING --last reader--> CLEANING --> FREE
+ *
+ * delete raises the generation in the same swap that leaves LIVE, so that no
+ * get that comes later succeeds. Whoever sees DYING without readers (delete
+ * itself after a bounded spin, else the put of the last reader) swaps it to
+ * CLEANING: exactly one succeeds and gives the memory back to the kernel.
+ * Only then is the extent free for another owner, who reads zeros.
+ *
+ * Lock order: one mutex (create, delete's books, the free list), nothing else.
+ * It is not held while memory is given back.
+ */
+#include "home.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "clock.h"
+#include "log.h"
+#include "slab.h"
+
+enum { X_FREE, X_LIVE, X_DYING, X_CLEANING };
+
+#define NONE 0xffffffffu
+#define SPIN_ROUNDS 2000
+/* After the disk was found full, no room is announced for so long. */
+#define FULL_NS 5000000000ULL
+
+struct extent {
+	_Atomic uint64_t word;
+	uint32_t next;	/* free list */
+	uint16_t tenant;
+	uint16_t node;
+	uint8_t shared;
+};
+
+struct bb_home {
+	struct bb_slabs slabs;
+	struct extent *extents;
+	uint32_t nextents; /* that may exist */
+	uint64_t quota;	   /* extents a node; 0: none */
+
+	pthread_mutex_t lock;
+	uint32_t free_head;
+	uint32_t next_new;	  /* extents from here on were never given out */
+	uint64_t live;
+	uint64_t taken;		  /* live and dying: memory in use */
+	uint32_t owned[1 << 16];  /* extents, by node */
+	uint64_t full_until;
+
+	_Atomic uint64_t reads, writes, creates, deletes;
+	_Atomic uint64_t refused[BB_ST_MAX];
+};
+
+static uint64_t word_make(uint16_t gen, unsigned int state, uint32_t readers)
+{
+	return (uint64_t)gen << 48 | (uint64_t)state << 32 | readers;
+}
+
+static uint16_t word_gen(uint64_t w)
+{
+	return (uint16_t)(w >> 48);
+}
+
+static unsigned int word_state(uint64_t w)
+{
+	return (unsigned int)(w >> 32) & 0xffff;
+}
+
+static uint32_t word_readers(uint64_t w)
+{
+	return (uint32_t)w;
+}
+
+static uint16_t gen_after(uint16_t gen)
+{
+	return gen == 0xffff ? 1 : (uint16_t)(gen + 1);
+}
+
+static uint8_t refuse(struct bb_home *h, uint8_t status)
+{
+	atomic_fetch_add_explicit(&h->refused[status], 1, memory_order_relaxed);
+	return status;
+}
+
+int bb_home_new(struct bb_home **out, const struct bb_home_config *cfg)
+{
+	const uint64_t n = cfg->lend >> BB_EXTENT_SHIFT;
+	struct bb_home *h;
+	int ret;
+
+	if (n >= NONE)
+		return -EINVAL;
+	h = calloc(1, sizeof(*h));
+	if (!h)
+		return -ENOMEM;
+	h->extents = calloc(n ? n : 1, sizeof(*h->extents));
+	if (!h->extents) {
+		ret = -ENOMEM;
+		goto err_home;
+	}
+	ret = bb_slabs_init(&h->slabs, n << BB_EXTENT_SHIFT, cfg->store);
+	if (ret)
+		goto err_extents;
+	pthread_mutex_init(&h->lock, NULL);
+	h->nextents = (uint32_t)n;
+	h->quota = cfg->quota >> BB_EXTENT_SHIFT;
+	if (cfg->quota && !h->quota)
+		h->quota = 1; /* a quota below an extent: the least that can be had */
+	h->free_head = NONE;
+	*out = h;
+	return 0;
+
+err_extents:
+	free(h->extents);
+err_home:
+	free(h);
+	return ret;
+}
+
+void bb_home_free(struct bb_home *h)
+{
+	if (!h)
+		return;
+	bb_slabs_fini(&h->slabs);
+	pthread_mutex_destroy(&h->lock);
+	free(h->extents);
+	free(h);
+}
+
+/* Takes an extent off the free list or out of new slabs. Lock held. Return: index or NONE. */
+static uint32_t take(struct bb_home *h)
+{
+	uint32_t i = h->free_head;
+	uint16_t gen;
+	int ret;
+
+	if (i != NONE) {
+		h->free_head = h->extents[i].next;
+		return i;
+	}
+	if (h->next_new >= h->nextents)
+		return NONE;
+	if ((uint64_t)h->next_new << BB_EXTENT_SHIFT >= atomic_load(&h->slabs.grown)) {
+		ret = bb_slabs_grow(&h->slabs);
+		if (ret) {
+			errno = -ret;
+			bb_warn_once("cannot make another slab of memory to lend: %m; CREATE is refused until it can");
+			h->full_until = bb_now_ns() + FULL_NS;
+			return NONE;
+		}
+	}
+	i = h->next_new++;
+	/* Random, so that a pointer that outlived a restart is hardly ever good. */
+	if (getrandom(&gen, sizeof(gen), GRND_NONBLOCK) != sizeof(gen))
+		gen = (uint16_t)(bb_now_ns() >> 4);
+	atomic_store(&h->extents[i].word, word_make(gen ? gen : 1, X_FREE, 0));
+	return i;
+}
+
+uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags, uint64_t *ptr)
+{
+	struct extent *x;
+	uint16_t gen;
+	uint32_t i;
+	int ret;
+
+	if (!who.node || who.node == BB_NODE_ANY)
+		return refuse(h, BB_ST_MALFORMED);
+	pthread_mutex_lock(&h->lock);
+	if (h->quota && h->owned[who.node] >= h->quota)
+		goto nospace;
+	i = take(h);
+	if (i == NONE)
+		goto nospace;
+	x = &h->extents[i];
+	ret = bb_slabs_back(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT, BB_EXTENT_SIZE);
+	if (ret) {
+		errno = -ret;
+		bb_warn_once("the store has no room for another extent: %m; CREATE is refused until it has");
+		x->next = h->free_head;
+		h->free_head = i;
+		h->full_until = bb_now_ns() + FULL_NS;
+		goto nospace;
+	}
+	x->tenant = who.tenant;
+	x->node = who.node;
+	x->shared = !!(flags & BB_F_SHARED);
+	h->owned[who.node]++;
+	h->live++;
+	h->taken++;
+	h->full_until = 0;
+	gen = word_gen(atomic_load_explicit(&x->word, memory_order_relaxed));
+	atomic_store_explicit(&x->word, word_make(gen, X_LIVE, 0), memory_order_release);
+	pthread_mutex_unlock(&h->lock);
+	atomic_fetch_add_explicit(&h->creates, 1, memory_order_relaxed);
+	*ptr = bb_ptr(gen, (uint64_t)i << BB_EXTENT_SHIFT);
+	return BB_ST_OK;
+
+nospace:
+	pthread_mutex_unlock(&h->lock);
+	return refuse(h, BB_ST_NOSPACE);
+}
+
+/*
+ * Gives a DYING extent without readers back. The lock is not held. Return:
+ * whether it is no longer DYING (cleaned, by us or by another).
+ */
+static bool try_clean(struct bb_home *h, uint32_t i)
+{
+	struct extent *x = &h->extents[i];
+	uint64_t w = atomic_load_explicit(&x->word, memory_order_acquire);
+
+	if (word_state(w) != X_DYING)
+		return true;
+	if (word_readers(w))
+		return false;
+	if (!atomic_compare_exchange_strong(&x->word, &w, word_make(word_gen(w), X_CLEANING, 0)))
+		return word_state(w) != X_DYING;
+	bb_slabs_discard(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT, BB_EXTENT_SIZE);
+	pthread_mutex_lock(&h->lock);
+	atomic_store_explicit(&x->word, word_make(word_gen(w), X_FREE, 0), memory_order_release);
+	x->next = h->free_head;
+	h->free_head = i;
+	h->taken--;
+	pthread_mutex_unlock(&h->lock);
+	return true;
+}
+
+/* LIVE in this generation to DYING in the next. Lock held. */
+static bool kill_extent(struct bb_home *h, struct extent *x, uint16_t gen)
+{
+	uint64_t w = atomic_load_explicit(&x->word, memory_order_acquire);
+
+	do {
+		if (word_state(w) != X_LIVE || word_gen(w) != gen)
+			return false;
+	} while (!atomic_compare_exchange_weak(&x->word, &w, word_make(gen_after(gen), X_DYING, word_readers(w))));
+	h->owned[x->node]--;
+	h->live--;
+	atomic_fetch_add_explicit(&h->deletes, 1, memory_order_relaxed);
+	return true;
+}
+
+static uint8_t rights(const struct extent *x, struct bb_home_who who, bool change)
+{
+	if (x->tenant != who.tenant)
+		return BB_ST_TENANT;
+	if (x->node != who.node && (change || !x->shared))
+		return BB_ST_RIGHTS;
+	return BB_ST_OK;
+}
+
+uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr)
+{
+	const uint64_t offset = bb_ptr_offset(ptr);
+	const uint32_t i = (uint32_t)(offset >> BB_EXTENT_SHIFT);
+	uint8_t status = BB_ST_OK;
+	struct extent *x;
+	uint64_t w;
+
+	if (offset >= atomic_load_explicit(&h->slabs.grown, memory_order_acquire))
+		return refuse(h, BB_ST_BOUNDS);
+	if (offset & (BB_EXTENT_SIZE - 1))
+		return refuse(h, BB_ST_MALFORMED);
+	x = &h->extents[i];
+	pthread_mutex_lock(&h->lock);
+	w = atomic_load_explicit(&x->word, memory_order_acquire);
+	/* Under the lock nobody else leaves LIVE, so the owner can be read. */
+	if (word_state(w) != X_LIVE || word_gen(w) != bb_ptr_gen(ptr))
+		status = BB_ST_GENERATION;
+	else
+		status = rights(x, who, true);
+	if (status == BB_ST_OK && !kill_extent(h, x, bb_ptr_gen(ptr)))
+		status = BB_ST_GENERATION;
+	pthread_mutex_unlock(&h->lock);
+	if (status != BB_ST_OK)
+		return refuse(h, status);
+	for (int n = 0; n < SPIN_ROUNDS && !try_clean(h, i); n++)
+		bb_cpu_relax();
+	return BB_ST_OK;
+}
+
+uint8_t bb_home_get(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uint32_t len, bool write, void **data)
+{
+	const uint64_t offset = bb_ptr_offset(ptr);
+	struct extent *x;
+	uint8_t status;
+	uint64_t w;
+
+	if (!len)
+		return refuse(h, BB_ST_MALFORMED);
+	if (offset >= atomic_load_explicit(&h->slabs.grown, memory_order_acquire) ||
+	    (offset & (BB_EXTENT_SIZE - 1)) + len > BB_EXTENT_SIZE)
+		return refuse(h, BB_ST_BOUNDS);
+	x = &h->extents[offset >> BB_EXTENT_SHIFT];
+	w = atomic_load_explicit(&x->word, memory_order_acquire);
+	do {
+		if (word_state(w) != X_LIVE || word_gen(w) != bb_ptr_gen(ptr))
+			return refuse(h, BB_ST_GENERATION);
+	} while (!atomic_compare_exchange_weak_explicit(&x->word, &w, w + 1, memory_order_acquire,
+							memory_order_acquire));
+	status = rights(x, who, write);
+	if (status != BB_ST_OK) {
+		bb_home_put(h, ptr);
+		return refuse(h, status);
+	}
+	atomic_fetch_add_explicit(write ? &h->writes : &h->reads, 1, memory_order_relaxed);
+	*data = h->slabs.base + offset;
+	return BB_ST_OK;
+}
+
+void bb_home_put(struct bb_home *h, uint64_t ptr)
+{
+	const uint32_t i = (uint32_t)(bb_ptr_offset(ptr) >> BB_EXTENT_SHIFT);
+	uint64_t w = atomic_fetch_sub_explicit(&h->extents[i].word, 1, memory_order_acq_rel);
+
+	if (word_state(w) == X_DYING && word_readers(w) == 1)
+		try_clean(h, i);
+}
+
+uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who)
+{
+	uint64_t bytes = 0;
+	bool dead;
+
+	for (uint32_t i = 0;; i++) {
+		struct extent *x = &h->extents[i];
+
+		pthread_mutex_lock(&h->lock);
+		if (i >= h->next_new || !h->owned[who.node]) {
+			pthread_mutex_unlock(&h->lock);
+			break;
+		}
+		dead = x->node == who.node && x->tenant == who.tenant &&
+		       kill_extent(h, x, word_gen(atomic_load(&x->word)));
+		pthread_mutex_unlock(&h->lock);
+		if (!dead)
+			continue;
+		bytes += BB_EXTENT_SIZE;
+		try_clean(h, i);
+	}
+	return bytes;
+}
+
+void bb_home_stats(struct bb_home *h, struct bb_home_stats *out)
+{
+	pthread_mutex_lock(&h->lock);
+	out->lent = (uint64_t)h->nextents << BB_EXTENT_SHIFT;
+	out->used = h->taken << BB_EXTENT_SHIFT;
+	out->extents = h->live;
+	/* A full disk: do not announce what cannot be had. */
+	if (h->full_until && bb_now_ns() < h->full_until)
+		out->lent = out->used;
+	pthread_mutex_unlock(&h->lock);
+	out->reads = atomic_load_explicit(&h->reads, memory_order_relaxed);
+	out->writes = atomic_load_explicit(&h->writes, memory_order_relaxed);
+	out->creates = atomic_load_explicit(&h->creates, memory_order_relaxed);
+	out->deletes = atomic_load_explicit(&h->deletes, memory_order_relaxed);
+	for (int i = 0; i < BB_ST_MAX; i++)
+		out->refused[i] = atomic_load_explicit(&h->refused[i], memory_order_relaxed);
+}

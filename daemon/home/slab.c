@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Slabs of lent memory. A store's files have no name (O_TMPFILE, or unlinked
+ * at once), so a daemon that is killed leaves nothing on the disk. Room on
+ * the disk is taken before an extent is handed out: a full disk is then an
+ * answer to CREATE, never a SIGBUS in the middle of a WRITE.
+ */
+#include "slab.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "options.h"
+
+static uint64_t slab_len(const struct bb_slabs *s, uint64_t index)
+{
+	const uint64_t rest = s->size - (index << BB_SLAB_SHIFT);
+
+	return rest < BB_SLAB_SIZE ? rest : BB_SLAB_SIZE;
+}
+
+/* An unnamed file in the store. Return: fd or -errno. */
+static int store_file(int dir)
+{
+	char name[64];
+	int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	if (fd >= 0)
+		return fd;
+	if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)
+		return -errno;
+	for (unsigned int i = 0; i < 1000; i++) {
+		snprintf(name, sizeof(name), ".bbd-slab-%d-%u", (int)getpid(), i);
+		fd = openat(dir, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+		if (fd >= 0) {
+			unlinkat(dir, name, 0);
+			return fd;
+		}
+		if (errno != EEXIST)
+			break;
+	}
+	return -errno;
+}
+
+/* Return: fd of a new slab of len bytes, all zeros; or -errno. */
+static int slab_open(const struct bb_slabs *s, uint64_t len)
+{
+	int fd, ret;
+
+	if (s->dir >= 0) {
+		fd = store_file(s->dir);
+		if (fd < 0)
+			return fd;
+		/* Where each write takes new room (btrfs), reserving would be in vain. */
+		ioctl(fd, FS_IOC_SETFLAGS, &(int){ FS_NOCOW_FL });
+	} else {
+		fd = memfd_create("bbd-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		if (fd < 0)
+			return -errno;
+	}
+	if (ftruncate(fd, (off_t)len)) {
+		ret = -errno;
+		close(fd);
+		return ret;
+	}
+	/* Nobody, not even by mistake, may make our mapping reach beyond its end. */
+	if (s->dir < 0)
+		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
+	return fd;
+}
+
+int bb_slabs_grow(struct bb_slabs *s)
+{
+	const uint64_t grown = atomic_load_explicit(&s->grown, memory_order_relaxed);
+	const uint64_t index = grown >> BB_SLAB_SHIFT;
+	uint64_t len;
+	void *at;
+	int fd;
+
+	if (grown >= s->size)
+		return -ENOSPC;
+	len = slab_len(s, index);
+	fd = slab_open(s, len);
+	if (fd < 0)
+		return fd;
+	at = mmap(s->base + grown, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0);
+	if (at == MAP_FAILED) {
+		int ret = -errno;
+
+		close(fd);
+		return ret;
+	}
+	/* Other programs' data has no place in a core file or in a child. */
+	madvise(at, len, MADV_DONTDUMP);
+	madvise(at, len, MADV_DONTFORK);
+	s->fd[index] = fd;
+	atomic_store_explicit(&s->grown, grown + len, memory_order_release);
+	return 0;
+}
+
+static int punch(const struct bb_slabs *s, uint64_t offset, uint64_t len)
+{
+	int ret;
+
+	do {
+		ret = fallocate(s->fd[offset >> BB_SLAB_SHIFT], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				(off_t)(offset & (BB_SLAB_SIZE - 1)), (off_t)len);
+	} while (ret && errno == EINTR);
+	return ret ? -errno : 0;
+}
+
+int bb_slabs_back(struct bb_slabs *s, uint64_t offset, uint64_t len)
+{
+	const off_t at = (off_t)(offset & (BB_SLAB_SIZE - 1));
+	const int fd = s->fd[offset >> BB_SLAB_SHIFT];
+	int ret;
+
+	if (s->dir < 0)
+		return 0;
+	do {
+		ret = fallocate(fd, 0, at, (off_t)len) ? -errno : 0;
+	} while (ret == -EINTR);
+	/* Some network file systems cannot reserve: the C library then writes. */
+	if (ret == -EOPNOTSUPP)
+		ret = -posix_fallocate(fd, at, (off_t)len);
+	if (ret) {
+		punch(s, offset, len); /* a part may have been taken */
+		return ret == -EDQUOT || ret == -EFBIG ? -ENOSPC : ret;
+	}
+	return 0;
+}
+
+void bb_slabs_discard(struct bb_slabs *s, uint64_t offset, uint64_t len)
+{
+	/* Where no hole can be punched the bytes must still go; the room is there. */
+	if (punch(s, offset, len))
+		memset(s->base + offset, 0, len);
+}
+
+/* One descriptor a slab: ask for what the whole of it will need. */
+static void raise_nofile(uint64_t slabs)
+{
+	const rlim_t need = slabs + 512;
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur >= need)
+		return;
+	if (r.rlim_max < need)
+		r.rlim_max = need; /* root may */
+	r.rlim_cur = need;
+	if (!setrlimit(RLIMIT_NOFILE, &r))
+		return;
+	getrlimit(RLIMIT_NOFILE, &r);
+	r.rlim_cur = r.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &r);
+	if (r.rlim_max < need)
+		bb_warn("lending needs %llu file descriptors and the limit is %llu, so less can be lent; "
+			"raise it (LimitNOFILE= of the service, or ulimit -n)",
+			(unsigned long long)need, (unsigned long long)r.rlim_max);
+}
+
+static int store_open(struct bb_slabs *s, const char *store)
+{
+	char want[16], have[16];
+	struct statvfs v;
+	int fd, ret;
+
+	s->dir = open(store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (s->dir < 0) {
+		ret = -errno;
+		bb_error("cannot open the store %s: %m; --store takes a directory that exists", store);
+		return ret;
+	}
+	fd = store_file(s->dir);
+	if (fd < 0) {
+		ret = fd;
+		errno = -fd;
+		bb_error("cannot make a file in the store %s: %m; --store takes a directory that bbd may write to", store);
+		close(s->dir);
+		s->dir = -1;
+		return ret;
+	}
+	close(fd);
+	if (!fstatvfs(s->dir, &v) && (uint64_t)v.f_bavail * v.f_frsize < s->size)
+		bb_warn("the store %s has %s free, less than the %s to be lent; CREATE is refused when it is full", store,
+			bb_size_format((uint64_t)v.f_bavail * v.f_frsize, have, sizeof(have)),
+			bb_size_format(s->size, want, sizeof(want)));
+	return 0;
+}
+
+int bb_slabs_init(struct bb_slabs *s, uint64_t size, const char *store)
+{
+	const uint64_t nslabs = (size + BB_SLAB_SIZE - 1) >> BB_SLAB_SHIFT;
+	char text[16];
+	int ret;
+
+	memset(s, 0, sizeof(*s));
+	s->size = size;
+	s->dir = -1;
+	if (!size)
+		return 0;
+	s->fd = calloc(nslabs, sizeof(*s->fd));
+	if (!s->fd)
+		return -ENOMEM;
+	if (store) {
+		ret = store_open(s, store);
+		if (ret)
+			goto err_fd;
+	}
+	s->base = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (s->base == MAP_FAILED) {
+		ret = -errno;
+		s->base = NULL;
+		bb_error("cannot reserve %s of address space to lend: %m", bb_size_format(size, text, sizeof(text)));
+		goto err_dir;
+	}
+	raise_nofile(nslabs);
+	return 0;
+
+err_dir:
+	if (s->dir >= 0)
+		close(s->dir);
+err_fd:
+	free(s->fd);
+	s->fd = NULL;
+	return ret;
+}
+
+void bb_slabs_fini(struct bb_slabs *s)
+{
+	const uint64_t n = (s->grown + BB_SLAB_SIZE - 1) >> BB_SLAB_SHIFT;
+
+	if (s->base)
+		munmap(s->base, s->size);
+	for (uint64_t i = 0; i < n; i++)
+		close(s->fd[i]);
+	if (s->dir >= 0)
+		close(s->dir);
+	free(s->fd);
+	memset(s, 0, sizeof(*s));
+	s->dir = -1;
+}
