@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <stddef.h>
+
 #include "tag.h"
 
 struct bb_peers;
@@ -62,5 +64,34 @@ int bb_peers_list(struct bb_peers *p, struct bb_peer *out, int max);
  * next HELLO, so that a burst spreads. Return: node, or 0 where none has room.
  */
 uint16_t bb_peers_place(struct bb_peers *p, uint64_t bytes, const uint16_t *skip, int nskip);
+
+/*
+ * What follows is for the server's thread alone.
+ *
+ * A packet is a HELLO where its destination is no page's address (the
+ * multicast group, or an address of this host outside of fdbb::/16), or where
+ * that address says BB_CMD_HELLO. sock is the server's UDP socket on
+ * [::]:port; the first tick makes it join the group.
+ */
+#define BB_HELLO_GROUP "ff12::bb"
+
+/*
+ * A HELLO whose tag is right, from src, that came in by ifindex. Return: 1
+ * where a HELLO to that peer is due at once (call bb_peers_tick() soon), 0,
+ * or -EBADMSG.
+ */
+int bb_peers_input(struct bb_peers *p, const struct in6_addr *src, uint32_t ifindex, uint16_t sport,
+		   const struct bb_hdr *h, const void *payload, size_t len);
+/*
+ * A packet from src failed authentication. node: which it claims to be, 0 if
+ * that is not known. Says it once a source and marks the peer.
+ */
+void bb_peers_key_differs(struct bb_peers *p, const struct in6_addr *src, uint16_t node);
+/* What the next HELLO announces: bytes. */
+void bb_peers_own(struct bb_peers *p, uint64_t lent, uint64_t free_bytes);
+/* Sends what is due, finds who is dead. Return: bb_now_ns() time of the next call. */
+uint64_t bb_peers_tick(struct bb_peers *p, int sock, uint64_t now);
+/* Says goodbye, so that the others need not wait for BB_PEER_DEAD_NS. */
+void bb_peers_bye(struct bb_peers *p, int sock);
 
 #endif
