@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a fault means. The kernel tells us an address; the extent and the
+ * page's word tell the rest. Every path either installs the page, or starts
+ * what will, or leaves the access waiting for an owner that is bound to wake
+ * it, or parks it until there is credit.
+ */
+#include <errno.h>
+#include <unistd.h>
+
+#include <bluebridge/kernel.h>
+
+#include "clock.h"
+#include "log.h"
+#include "program.h"
+
+#define MSGS 16
+#define OPEN_MIN_LIMIT (16 * 1024) /* pages of budget from which opening whole extents pays */
+#define STUCK_NS 20000000ULL
+
+enum outcome {
+	SERVED,
+	PARK, /* no credit, or no request free: try again later */
+};
+
+static int64_t room(const struct bb_program *p)
+{
+	return atomic_load_explicit(&p->ctl->limit, memory_order_relaxed) -
+	       atomic_load_explicit(&p->ctl->resident, memory_order_relaxed);
+}
+
+/* FRESH: the program reaches memory that it never touched. */
+static enum outcome serve_fresh(struct bb_program *p, uint32_t page)
+{
+	uint32_t e = page / BB_EXTENT_PAGES;
+	uint64_t start = bb_prog_addr(p, e * BB_EXTENT_PAGES);
+	struct uffdio_range r = { start, BB_EXTENT_SIZE };
+	uint8_t fresh = BB_X_FRESH;
+
+	if (p->limit < OPEN_MIN_LIMIT) {
+		/* Two megabytes at a time would be too coarse for this budget. */
+		if (atomic_compare_exchange_strong(&p->x[e].state, &fresh, BB_X_MANAGED)) {
+			atomic_store(&p->x[e].resident, 0);
+			bb_fill_wake(p, page, 1); /* faults again, as MANAGED */
+		} else {
+			bb_fill_wake(p, page, 1);
+		}
+		return SERVED;
+	}
+	if (!bb_credit_take(p->ctl, BB_EXTENT_PAGES))
+		return PARK;
+	if (!atomic_compare_exchange_strong(&p->x[e].state, &fresh, BB_X_SEALING)) {
+		bb_credit_give(p->ctl, BB_EXTENT_PAGES);
+		bb_fill_wake(p, page, 1);
+		return SERVED;
+	}
+	/* From here the kernel fills it, at its own speed and with its own page size. */
+	if (ioctl(p->uffd, UFFDIO_UNREGISTER, &r) < 0) {
+		bb_warn_once("program %u (%s): cannot open an extent (error %d)", p->pid, p->comm, errno);
+		atomic_store(&p->x[e].resident, 0);
+		bb_credit_give(p->ctl, BB_EXTENT_PAGES);
+		atomic_store(&p->x[e].state, BB_X_MANAGED);
+	} else {
+		atomic_store(&p->x[e].state, BB_X_LOCAL);
+		atomic_fetch_add_explicit(&p->ctl->n_open, 1, memory_order_relaxed);
+	}
+	bb_fill_wake(p, e * BB_EXTENT_PAGES, BB_EXTENT_PAGES);
+	return SERVED;
+}
+
+/* EMPTY: zeros, and the next ones too where the program walks upwards. */
+static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w)
+{
+	uint32_t n = 1, max = 1, end = (page / BB_EXTENT_PAGES + 1) * BB_EXTENT_PAGES;
+	int64_t low = atomic_load_explicit(&p->ctl->low, memory_order_relaxed);
+
+	if (!bb_credit_take(p->ctl, 1))
+		return PARK;
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+		bb_credit_give(p->ctl, 1);
+		bb_fill_wake(p, page, 1);
+		return SERVED;
+	}
+	if (page % BB_EXTENT_PAGES && bb_pw_state(atomic_load(&p->pw[page - 1])) == BB_P_RESIDENT &&
+	    room(p) > low / 2)
+		max = BB_ZERO_RUN;
+	for (; n < max && page + n < end; n++) {
+		bb_pw v = atomic_load(&p->pw[page + n]);
+
+		if (bb_pw_state(v) != BB_P_EMPTY || !bb_credit_take(p->ctl, 1))
+			break;
+		if (!atomic_compare_exchange_strong(&p->pw[page + n], &v,
+						    bb_pw_with(v & ~BB_PW_WAIT, BB_P_FILLING))) {
+			bb_credit_give(p->ctl, 1);
+			break;
+		}
+	}
+	bb_fill_install(p, page, n, NULL, 0, BB_PW_HASHED | BB_PW_RX);
+	atomic_fetch_add_explicit(&p->ctl->n_fill_zero, n, memory_order_relaxed);
+	return SERVED;
+}
+
+/* STAGED: the second chance. */
+static enum outcome serve_staged(struct bb_program *p, uint32_t page, bb_pw w)
+{
+	uint32_t slot = bb_pw_slot(w);
+
+	if (slot >= p->nslots) {
+		bb_fill_lost(p, page, "(damaged page table)", 0);
+		return SERVED;
+	}
+	if (!bb_credit_take(p->ctl, 1))
+		return PARK;
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+		bb_credit_give(p->ctl, 1);
+		bb_fill_wake(p, page, 1);
+		return SERVED;
+	}
+	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), 0, 0);
+	atomic_fetch_add_explicit(&p->ctl->n_fill_staged, 1, memory_order_relaxed);
+	return SERVED;
+}
+
+static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, uint64_t t_fault)
+{
+	uint32_t rx = bb_pw_rx(w);
+
+	if (!p->pager->free_fills)
+		return PARK;
+	if (!bb_credit_take(p->ctl, 1))
+		return PARK;
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+		bb_credit_give(p->ctl, 1);
+		bb_fill_wake(p, page, 1);
+		return SERVED;
+	}
+	if (!bb_rx_check(p, rx, page)) {
+		bb_fill_lost(p, page, "is gone, and with it what it held", rx < p->nrx ? p->rx[rx].node : 0);
+		return SERVED;
+	}
+	bb_fill_remote(p, page, 1, rx, true, t_fault, bb_now_ns());
+	if (p->pager->cfg.prefetch && !p->no_prefetch)
+		bb_prefetch_fault(p, page);
+	return SERVED;
+}
+
+/* RESIDENT, yet missing: a late message, or discarded behind our back. */
+static enum outcome serve_resident(struct bb_program *p, uint32_t page, bb_pw w)
+{
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+		bb_fill_wake(p, page, 1);
+		return SERVED;
+	}
+	/* Its credit is taken already; install counts it in again. */
+	atomic_fetch_sub(&p->x[page / BB_EXTENT_PAGES].resident, 1);
+	bb_fill_install(p, page, 1, NULL, 0, 0);
+	return SERVED;
+}
+
+static enum outcome serve(struct bb_program *p, uint32_t page, uint64_t t_fault)
+{
+	uint32_t e = page / BB_EXTENT_PAGES;
+	enum outcome o = SERVED;
+	bb_pw w;
+
+	switch (atomic_load_explicit(&p->x[e].state, memory_order_acquire)) {
+	case BB_X_MANAGED:
+		break;
+	case BB_X_FRESH:
+		return serve_fresh(p, page);
+	case BB_X_SEALING:
+		return SERVED; /* the helper wakes the whole extent when it is done */
+	case BB_X_LOCAL:
+		bb_fill_wake(p, page, 1);
+		return SERVED;
+	default: {
+		/* Not allocated: a stray access. It sees zeros, as in any arena. */
+		struct uffdio_zeropage z = { .range = { bb_prog_addr(p, page), BB_PAGE_SIZE } };
+
+		if (ioctl(p->uffd, UFFDIO_ZEROPAGE, &z) < 0)
+			bb_fill_wake(p, page, 1);
+		return SERVED;
+	}
+	}
+	for (;;) {
+		w = atomic_load(&p->pw[page]);
+		switch (bb_pw_state(w)) {
+		case BB_P_EMPTY:
+			o = serve_empty(p, page, w);
+			break;
+		case BB_P_STAGED:
+			o = serve_staged(p, page, w);
+			break;
+		case BB_P_REMOTE:
+			return serve_remote(p, page, w, t_fault);
+		case BB_P_RESIDENT:
+			return serve_resident(p, page, w);
+		case BB_P_FILLING:
+			return SERVED; /* our own fill wakes it */
+		case BB_P_EVICTING:
+		case BB_P_DROPPING:
+			if (!atomic_compare_exchange_strong(&p->pw[page], &w, w | BB_PW_WAIT))
+				continue;
+			return SERVED;
+		case BB_P_LOST:
+			bb_fill_wake(p, page, 1);
+			return SERVED;
+		default:
+			bb_fill_lost(p, page, "(damaged page table)", 0);
+			return SERVED;
+		}
+		break;
+	}
+	if (o == SERVED)
+		bb_hist_add(&p->pager->hist_local, bb_now_ns() - t_fault);
+	return o;
+}
+
+static void park(struct bb_program *p, uint32_t page, uint64_t t_fault)
+{
+	uint32_t at = (p->parked_head + p->parked_n) % BB_PARKED;
+
+	p->parked[at].page = page;
+	p->parked[at].t_fault = t_fault;
+	p->parked_n++;
+	bb_program_ring(p);
+}
+
+int bb_fault_unpark(struct bb_program *p)
+{
+	int went = 0;
+
+	while (p->parked_n) {
+		uint32_t page = p->parked[p->parked_head].page;
+		uint64_t t = p->parked[p->parked_head].t_fault;
+
+		if (serve(p, page, t) == PARK) {
+			uint64_t age = bb_now_ns() - t;
+			int64_t n = atomic_load(&p->x[page / BB_EXTENT_PAGES].state) == BB_X_FRESH ? BB_EXTENT_PAGES
+												   : 1;
+
+			bb_program_ring(p);
+			/*
+			 * Nothing can be taken out: everything is pinned, or no
+			 * host has room. Better over the budget than stuck.
+			 */
+			if (!(atomic_load(&p->ctl->stuck) && age > STUCK_NS) && age < p->pager->cfg.deadline_ns)
+				return went;
+			bb_warn_once("program %u (%s): nothing of its memory can be moved out: it goes over its budget",
+				     p->pid, p->comm);
+			if (room(p) < n) {
+				bb_program_over(p, n - room(p));
+				continue;
+			}
+			return went;
+		}
+		p->parked_head = (p->parked_head + 1) % BB_PARKED;
+		p->parked_n--;
+		went++;
+	}
+	return went;
+}
+
+int bb_fault_poll(struct bb_program *p)
+{
+	struct uffd_msg msg[MSGS];
+	uint64_t t0 = bb_now_ns(), t;
+	ssize_t n;
+	int i, got;
+
+	/* Leave messages with the kernel while there is nowhere to park them. */
+	if (p->parked_n > BB_PARKED - MSGS)
+		return 0;
+	n = read(p->uffd, msg, sizeof(msg));
+	if (n <= 0)
+		return 0;
+	t = bb_now_ns();
+	p->pager->enter_ns = t - t0;
+	got = (int)((size_t)n / sizeof(msg[0]));
+	for (i = 0; i < got; i++) {
+		uint64_t addr, off;
+		uint32_t page;
+
+		if (msg[i].event != UFFD_EVENT_PAGEFAULT)
+			continue;
+		addr = msg[i].arg.pagefault.address & ~BB_PAGE_MASK;
+		off = addr - p->base;
+		if (addr < p->base || off >= (uint64_t)p->npages << BB_PAGE_SHIFT) {
+			/* The helper's staging range: nobody has business there. */
+			struct uffdio_zeropage z = { .range = { addr, BB_PAGE_SIZE } };
+
+			ioctl(p->uffd, UFFDIO_ZEROPAGE, &z);
+			continue;
+		}
+		page = (uint32_t)(off >> BB_PAGE_SHIFT);
+		atomic_fetch_add_explicit(&p->ctl->n_fault, 1, memory_order_relaxed);
+		/* Parked ones go first, or a storm could starve them. */
+		if (p->parked_n || serve(p, page, t) == PARK)
+			park(p, page, t);
+	}
+	if (room(p) < atomic_load_explicit(&p->ctl->low, memory_order_relaxed))
+		bb_program_ring(p);
+	return got;
+}

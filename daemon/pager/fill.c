@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Bringing pages in: from zeros, from a staging slot, from a home. Owner of
+ * the busy state FILLING. A page that comes from a home is held against the
+ * hash of what was written there, so that bytes lost, torn or altered on any
+ * way are found here and never reach the program.
+ */
+#include <errno.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include <bluebridge/kernel.h>
+
+#include "clock.h"
+#include "log.h"
+#include "program.h"
+
+#define TRIES 3
+
+void bb_fill_wake(struct bb_program *p, uint32_t page, uint32_t n)
+{
+	struct uffdio_range r = { bb_prog_addr(p, page), (uint64_t)n << BB_PAGE_SHIFT };
+
+	ioctl(p->uffd, UFFDIO_WAKE, &r);
+}
+
+void bb_word_leave(struct bb_program *p, uint32_t page, bb_pw set, bb_pw clear)
+{
+	_Atomic bb_pw *pw = &p->pw[page];
+	bb_pw w = atomic_load(pw);
+
+	while (!atomic_compare_exchange_weak(pw, &w, (w & ~(clear | BB_PW_STATE | BB_PW_WAIT)) | set))
+		;
+	if (w & BB_PW_WAIT)
+		bb_fill_wake(p, page, 1);
+}
+
+/* FILLING to RESIDENT. */
+static void arrived(struct bb_program *p, uint32_t page, uint32_t n, bb_pw set, bb_pw clear)
+{
+	struct bb_region_ctl *c = p->ctl;
+	uint32_t i, fills;
+
+	set |= bb_word_age(p) | BB_P_RESIDENT;
+	clear |= BB_PW_GEN | BB_PW_SLOT | BB_PW_DIRTY | BB_PW_PREFETCH;
+	for (i = 0; i < n; i++)
+		bb_word_leave(p, page + i, set, clear);
+	atomic_fetch_add(&p->x[page / BB_EXTENT_PAGES].resident, (uint16_t)n);
+	fills = atomic_fetch_add_explicit(&c->fills_in_gen, n, memory_order_relaxed) + n;
+	if (fills > p->limit / 4) {
+		atomic_store_explicit(&c->fills_in_gen, 0, memory_order_relaxed);
+		atomic_fetch_add_explicit(&c->gen, 1, memory_order_relaxed);
+	}
+}
+
+void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void *data, bb_pw set, bb_pw clear)
+{
+	const uint8_t *from = data ? data : p->pager->zeros;
+
+	while (n) {
+		struct uffdio_copy c = {
+			.dst = bb_prog_addr(p, page),
+			.src = (uintptr_t)from,
+			.len = (uint64_t)n << BB_PAGE_SHIFT,
+		};
+		uint32_t done;
+		int err = 0;
+
+		if (ioctl(p->uffd, UFFDIO_COPY, &c) < 0)
+			err = errno;
+		done = !err ? n : c.copy > 0 ? (uint32_t)(c.copy >> BB_PAGE_SHIFT) : 0;
+		if (done)
+			arrived(p, page, done, set, clear);
+		page += done;
+		n -= done;
+		from += (size_t)done << BB_PAGE_SHIFT;
+		if (!n)
+			return;
+		switch (err) {
+		case EEXIST:
+			/* It is there: somebody was faster, or it never left. */
+			arrived(p, page, 1, set, clear);
+			bb_fill_wake(p, page, 1);
+			break;
+		case EAGAIN:
+		case 0:
+			continue;
+		default:
+			/*
+			 * The mapping is gone (the program is ending, or has
+			 * unmapped it past us). Nothing can be installed.
+			 */
+			bb_word_leave(p, page, BB_P_EMPTY, BB_PW_HASHED | BB_PW_RX | BB_PW_SLOT | BB_PW_DIRTY);
+			bb_credit_give(p->ctl, 1);
+			bb_fill_wake(p, page, 1);
+			break;
+		}
+		page++;
+		n--;
+		from += BB_PAGE_SIZE;
+	}
+}
+
+void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t node)
+{
+	struct uffdio_poison poison = {
+		.range = { bb_prog_addr(p, page), BB_PAGE_SIZE },
+	};
+
+	bb_error("program %u (%s): page %lx is lost: host %u %s; access to it raises SIGBUS", p->pid, p->comm,
+		 (unsigned long)bb_prog_addr(p, page), node, why);
+	atomic_fetch_add_explicit(&p->ctl->n_lost, 1, memory_order_relaxed);
+	bb_word_leave(p, page, BB_P_LOST, 0);
+	bb_credit_give(p->ctl, 1);
+	if (!(p->features & UFFD_FEATURE_POISON) || ioctl(p->uffd, UFFDIO_POISON, &poison) < 0)
+		bb_error("program %u (%s): this kernel cannot poison a page: the access waits for ever", p->pid, p->comm);
+}
+
+/* --- from a home ---------------------------------------------------------- */
+
+static const char *status_text(uint8_t status)
+{
+	static const char *const text[BB_ST_MAX] = {
+		[BB_ST_MALFORMED] = "refused: malformed request",
+		[BB_ST_VERSION] = "refused: speaks another protocol version",
+		[BB_ST_COMMAND] = "refused the command",
+		[BB_ST_BOUNDS] = "refused: outside of its memory",
+		[BB_ST_GENERATION] = "refused: that memory was freed",
+		[BB_ST_RIGHTS] = "refused: not ours",
+		[BB_ST_TENANT] = "refused: another tenant's",
+		[BB_ST_BOOT] = "was restarted and has lost what it held",
+		[BB_ST_TIMEOUT] = "did not answer in time (dead, cut off, or with another key)",
+		[BB_ST_UNREACH] = "is not known any more",
+	};
+
+	return status < BB_ST_MAX && text[status] ? text[status] : "failed";
+}
+
+static void done(struct bb_net_req *req);
+
+static void submit(struct bb_fill *f)
+{
+	struct bb_program *p = f->prog;
+	struct bb_rx *x = &p->rx[f->rx];
+
+	memset(&f->req, 0, offsetof(struct bb_net_req, status));
+	f->req.t_sent = f->req.t_recv = 0;
+	f->req.cmd = f->n == 1 ? BB_CMD_READ : BB_CMD_READ_RUN;
+	f->req.node = x->node;
+	f->req.boot = x->boot;
+	f->req.ptr = x->ptr + ((uint64_t)(f->page % BB_EXTENT_PAGES) << BB_PAGE_SHIFT);
+	f->req.len = f->n << BB_PAGE_SHIFT;
+	f->req.deadline = f->t_fault + p->pager->cfg.deadline_ns;
+	f->req.user = f;
+	f->req.done = done;
+	bb_net_submit(p->pager->net, &f->req);
+}
+
+static bool intact(struct bb_program *p, uint32_t page, const void *data)
+{
+	XXH128_hash_t h = XXH3_128bits(data, BB_PAGE_SIZE);
+
+	return h.low64 == p->hash[page].lo && h.high64 == p->hash[page].hi;
+}
+
+/* Puts pages back that could not be had: REMOTE again, or lost if waited for. */
+static void failed(struct bb_fill *f, const char *why)
+{
+	struct bb_program *p = f->prog;
+
+	for (uint32_t i = 0; i < f->n; i++) {
+		if (i == 0 && f->demand) {
+			bb_fill_lost(p, f->page, why, p->rx[f->rx].node);
+			continue;
+		}
+		/* A prefetched page: a thread that waits for it asks for itself. */
+		bb_word_leave(p, f->page + i, BB_P_REMOTE, 0);
+		bb_credit_give(p->ctl, 1);
+		bb_fill_wake(p, f->page + i, 1);
+	}
+}
+
+static void account(struct bb_fill *f, uint64_t t_got, uint64_t t_end)
+{
+	struct bb_hist *h = f->prog->pager->hist;
+	uint64_t sent = f->req.t_sent ? f->req.t_sent : f->t_found;
+	uint64_t got = f->req.t_recv ? f->req.t_recv : t_got;
+	uint64_t dir = f->t_found - f->t_fault, get = got > sent ? got - sent : 0;
+	uint64_t out = t_end - t_got, total = t_end - f->t_fault + f->enter_ns;
+	uint64_t sum = f->enter_ns + dir + get + out;
+
+	bb_hist_add(&h[BB_PART_ENTER], f->enter_ns);
+	bb_hist_add(&h[BB_PART_DIRECTORY], dir);
+	bb_hist_add(&h[BB_PART_GET], get);
+	bb_hist_add(&h[BB_PART_EXIT], out);
+	bb_hist_add(&h[BB_PART_OTHER], total > sum ? total - sum : 0);
+	bb_hist_add(&h[BB_PART_TOTAL], total);
+}
+
+static void done(struct bb_net_req *req)
+{
+	struct bb_fill *f = req->user;
+	struct bb_program *p = f->prog;
+	struct bb_pager *pg = p->pager;
+	const uint8_t *data = req->data;
+	uint64_t t_got = bb_now_ns();
+	uint32_t i;
+
+	if (p->gone)
+		goto out;
+	if (req->status == BB_ST_BUSY || (req->status == BB_ST_OK && !data)) {
+		if (t_got < req->deadline) {
+			submit(f);
+			return;
+		}
+		req->status = BB_ST_TIMEOUT;
+	}
+	if (req->status != BB_ST_OK) {
+		if (f->demand || req->status == BB_ST_BOOT)
+			bb_debug("fill of %u pages from host %u: %s", f->n, req->node, status_text(req->status));
+		failed(f, status_text(req->status));
+		goto out;
+	}
+	for (i = 0; i < f->n; i++)
+		if (!intact(p, f->page + i, data + ((size_t)i << BB_PAGE_SHIFT)))
+			break;
+	if (i < f->n) {
+		bb_warn("program %u (%s): host %u gave other bytes than were written to page %lx (try %u of %u)", p->pid,
+			p->comm, req->node, (unsigned long)bb_prog_addr(p, f->page + i), f->tries + 1, TRIES);
+		if (++f->tries < TRIES && t_got < req->deadline) {
+			submit(f);
+			return;
+		}
+		failed(f, "gave other bytes than were written");
+		goto out;
+	}
+	bb_fill_install(p, f->page, f->n, data, f->demand ? 0 : BB_PW_PREFETCH, 0);
+	if (f->demand) {
+		atomic_fetch_add_explicit(&p->ctl->n_fill_remote, 1, memory_order_relaxed);
+		account(f, t_got, bb_now_ns());
+	}
+	if (f->n > 1 || !f->demand)
+		atomic_fetch_add_explicit(&p->ctl->n_prefetch, f->demand ? f->n - 1 : f->n, memory_order_relaxed);
+out:
+	p->rx[f->rx].busy--;
+	p->refs--;
+	f->next = pg->free_fills;
+	pg->free_fills = f;
+}
+
+int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx, bool demand, uint64_t t_fault,
+		   uint64_t t_found)
+{
+	struct bb_fill *f = p->pager->free_fills;
+
+	if (!f)
+		return -EAGAIN;
+	p->pager->free_fills = f->next;
+	f->prog = p;
+	f->page = page;
+	f->n = n;
+	f->rx = rx;
+	f->demand = demand;
+	f->tries = 0;
+	f->t_fault = t_fault;
+	f->t_found = t_found;
+	f->enter_ns = p->pager->enter_ns;
+	p->rx[rx].busy++;
+	p->refs++;
+	submit(f);
+	return 0;
+}

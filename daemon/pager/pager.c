@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The pager's thread.
+ *
+ * Theory of operation
+ * -------------------
+ * One round of the loop polls everything once: faults of every program, parked
+ * faults, the network, the staging rings. While rounds find work the thread
+ * stays; after spin_us without any it asks all helpers for a kick (bbd_wants),
+ * looks once more, and sleeps in epoll until a userfaultfd, a kick, a packet,
+ * a socket's end, or the next timer. Between empty rounds it yields its CPU, so
+ * that a program on the same CPU runs on at once.
+ *
+ * Lock order: bb_pager.lock alone, for the list of programs.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+#include "program.h"
+
+#define TICK_NS 100000000ULL /* longest sleep */
+#define EVENTS 64
+#define STOP_NS 3000000000ULL
+
+const char *const bb_part_name[BB_PART_MAX] = {
+	[BB_PART_ENTER] = "enter", [BB_PART_DIRECTORY] = "directory", [BB_PART_GET] = "get data",
+	[BB_PART_EXIT] = "exit",   [BB_PART_OTHER] = "other",	      [BB_PART_TOTAL] = "total",
+};
+
+static void watch(struct bb_pager *pg, int fd)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
+
+	if (fd >= 0 && epoll_ctl(pg->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
+		bb_error("pager: cannot watch a descriptor (error %d)", errno);
+}
+
+static void unwatch(struct bb_pager *pg, int fd)
+{
+	epoll_ctl(pg->epoll, EPOLL_CTL_DEL, fd, NULL);
+}
+
+static void take_inbox(struct bb_pager *pg)
+{
+	struct bb_program *p;
+
+	pthread_mutex_lock(&pg->lock);
+	while ((p = pg->inbox)) {
+		pg->inbox = p->next;
+		p->next = pg->programs;
+		pg->programs = p;
+		watch(pg, p->uffd);
+		watch(pg, p->kick);
+		watch(pg, p->sock);
+	}
+	pthread_mutex_unlock(&pg->lock);
+}
+
+/* The socket carries nothing after the attach: readable means it has ended. */
+static bool has_ended(struct bb_program *p)
+{
+	char buf[64];
+	ssize_t n = recv(p->sock, buf, sizeof(buf), MSG_DONTWAIT);
+
+	return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+static void part_with(struct bb_pager *pg, struct bb_program *p)
+{
+	p->gone = true;
+	unwatch(pg, p->uffd);
+	unwatch(pg, p->kick);
+	unwatch(pg, p->sock);
+	p->parked_n = 0;
+}
+
+/* Programs that ended: once nothing of theirs is under way they are freed. */
+static void bury(struct bb_pager *pg)
+{
+	struct bb_program **at = &pg->programs, *p;
+
+	while ((p = *at)) {
+		if (!p->gone || !bb_extent_drain(p)) {
+			at = &p->next;
+			continue;
+		}
+		pthread_mutex_lock(&pg->lock);
+		*at = p->next;
+		pthread_mutex_unlock(&pg->lock);
+		bb_info("program %u (%s) is gone", p->pid, p->comm);
+		bb_program_free(p);
+	}
+}
+
+static int poll_program(struct bb_program *p)
+{
+	int work;
+
+	if (p->gone)
+		return 0;
+	work = bb_fault_poll(p);
+	if (p->parked_n)
+		work += bb_fault_unpark(p);
+	work += bb_writeback_poll(p);
+	bb_extent_poll(p);
+	return work;
+}
+
+static int poll_all(struct bb_pager *pg)
+{
+	struct bb_program *p;
+	int work = 0;
+
+	pg->now = bb_now_ns();
+	for (p = pg->programs; p; p = p->next)
+		work += poll_program(p);
+	bb_net_flush(pg->net);
+	work += bb_net_poll(pg->net);
+	bb_net_flush(pg->net);
+	return work;
+}
+
+static void handle(struct bb_pager *pg, const struct epoll_event *ev)
+{
+	struct bb_program *p;
+	uint64_t count;
+
+	if (ev->data.fd == pg->wake) {
+		if (read(pg->wake, &count, sizeof(count)) < 0)
+			return;
+		return;
+	}
+	for (p = pg->programs; p; p = p->next) {
+		if (p->gone)
+			continue;
+		if (ev->data.fd == p->kick && read(p->kick, &count, sizeof(count)) < 0)
+			continue;
+		if (ev->data.fd == p->sock && has_ended(p))
+			part_with(pg, p);
+	}
+}
+
+static void sleep_until_work(struct bb_pager *pg)
+{
+	struct epoll_event ev[EVENTS];
+	struct bb_program *p;
+	uint64_t next, wait;
+	bool parked = false, gone = false;
+	int i, n;
+
+	for (p = pg->programs; p; p = p->next) {
+		atomic_store(&p->ctl->bbd_wants, 1);
+		parked |= p->parked_n > 0;
+		gone |= p->gone;
+	}
+	if (poll_all(pg))
+		return;
+	bb_net_stats(pg->net, &pg->net_stats);
+	next = bb_net_next(pg->net);
+	wait = next <= pg->now ? 0 : next - pg->now;
+	if (wait > TICK_NS)
+		wait = TICK_NS;
+	if (parked && wait > 1000000)
+		wait = 1000000;
+	if (gone && wait > 10000000)
+		wait = 10000000;
+	n = epoll_wait(pg->epoll, ev, EVENTS, (int)((wait + 999999) / 1000000));
+	pg->now = bb_now_ns();
+	for (i = 0; i < n; i++)
+		handle(pg, &ev[i]);
+	for (p = pg->programs; p; p = p->next)
+		atomic_store(&p->ctl->bbd_wants, 0);
+}
+
+static void *loop(void *arg)
+{
+	struct bb_pager *pg = arg;
+	uint64_t last = 0, stop_at = 0;
+	struct bb_program *p;
+
+	prctl(PR_SET_NAME, "bb-pager");
+	if (pg->cfg.cpu >= 0) {
+		cpu_set_t set;
+
+		CPU_ZERO(&set);
+		CPU_SET(pg->cfg.cpu, &set);
+		if (sched_setaffinity(0, sizeof(set), &set) < 0)
+			bb_warn("pager %u: cannot run on CPU %d (error %d)", pg->cfg.index, pg->cfg.cpu, errno);
+	}
+	for (;;) {
+		if (pg->inbox)
+			take_inbox(pg);
+		if (poll_all(pg)) {
+			last = pg->now;
+		} else if (pg->now - last > pg->cfg.spin_us * 1000ULL) {
+			sleep_until_work(pg);
+		} else {
+			sched_yield();
+		}
+		bury(pg);
+		if (atomic_load_explicit(&pg->stop, memory_order_relaxed)) {
+			if (!stop_at) {
+				stop_at = pg->now + STOP_NS;
+				for (p = pg->programs; p; p = p->next)
+					if (!p->gone)
+						part_with(pg, p);
+			}
+			if (!pg->programs || pg->now > stop_at)
+				break;
+		}
+	}
+	return NULL;
+}
+
+/* --- the public calls ------------------------------------------------------ */
+
+int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg)
+{
+	struct bb_pager *pg = calloc(1, sizeof(*pg));
+	int i, r;
+
+	if (!pg)
+		return -ENOMEM;
+	pg->cfg = *cfg;
+	pg->next_id = 1 + cfg->index;
+	pthread_mutex_init(&pg->lock, NULL);
+	pg->epoll = epoll_create1(EPOLL_CLOEXEC);
+	pg->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	pg->zeros = mmap(NULL, BB_ZERO_RUN * BB_PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (pg->epoll < 0 || pg->wake < 0 || pg->zeros == MAP_FAILED) {
+		r = -errno;
+		goto fail;
+	}
+	r = bb_net_new(&pg->net, cfg->peers, cfg->home, cfg->index);
+	if (r < 0)
+		goto fail;
+	for (i = 0; i < BB_FILLS; i++) {
+		pg->fills[i].next = pg->free_fills;
+		pg->free_fills = &pg->fills[i];
+	}
+	for (i = 0; i < BB_WBS; i++) {
+		pg->wbs[i].next = pg->free_wbs;
+		pg->free_wbs = &pg->wbs[i];
+	}
+	for (i = 0; i < BB_DELETES; i++) {
+		pg->dels[i].next = pg->free_dels;
+		pg->free_dels = &pg->dels[i];
+	}
+	watch(pg, pg->wake);
+	watch(pg, bb_net_fd(pg->net));
+	r = -pthread_create(&pg->thread, NULL, loop, pg);
+	if (r < 0) {
+		bb_net_free(pg->net);
+		goto fail;
+	}
+	*out = pg;
+	return 0;
+fail:
+	if (pg->epoll >= 0)
+		close(pg->epoll);
+	if (pg->wake >= 0)
+		close(pg->wake);
+	free(pg);
+	return r;
+}
+
+static void wake(struct bb_pager *pg)
+{
+	uint64_t one = 1;
+
+	if (write(pg->wake, &one, sizeof(one)) < 0)
+		bb_debug("pager: wake (error %d)", errno);
+}
+
+void bb_pager_stop(struct bb_pager *pg)
+{
+	struct bb_program *p;
+
+	atomic_store(&pg->stop, true);
+	wake(pg);
+	pthread_join(pg->thread, NULL);
+	bb_net_free(pg->net);
+	while ((p = pg->programs)) {
+		pg->programs = p->next;
+		bb_program_free(p);
+	}
+	munmap(pg->zeros, BB_ZERO_RUN * BB_PAGE_SIZE);
+	close(pg->epoll);
+	close(pg->wake);
+	pthread_mutex_destroy(&pg->lock);
+	free(pg);
+}
+
+void bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, uint64_t granted, int sock, int uffd,
+		     int memfd, int kick)
+{
+	struct bb_attach_rep rep = { .magic = BB_ATTACH_MAGIC, .size = sizeof(rep) };
+	struct bb_program *p;
+
+	p = bb_program_new(pg, req, granted, sock, uffd, memfd, kick, rep.message, sizeof(rep.message));
+	if (!p) {
+		rep.error = -EINVAL;
+		bb_warn("program %u: attach refused: %s", req->pid, rep.message);
+		(void)!send(sock, &rep, sizeof(rep), MSG_NOSIGNAL | MSG_DONTWAIT);
+		close(sock);
+		close(uffd);
+		close(memfd);
+		close(kick);
+		return;
+	}
+	pthread_mutex_lock(&pg->lock);
+	p->id = pg->next_id;
+	pg->next_id += 64; /* numbers are unique over the pagers of a host */
+	rep.region = p->id;
+	rep.budget = granted;
+	/* Answered before the pager sees it: its socket is ours until then. */
+	if (send(sock, &rep, sizeof(rep), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(rep))
+		bb_debug("program %u left while attaching", p->pid);
+	p->next = pg->inbox;
+	pg->inbox = p;
+	pthread_mutex_unlock(&pg->lock);
+	bb_info("program %u (%s) attached: region %u, budget %lu MiB", p->pid, p->comm, p->id,
+		(unsigned long)(granted >> 20));
+	wake(pg);
+}
+
+static void count_pages(const struct bb_program *p, struct bb_program_info *o)
+{
+	for (uint32_t e = 0; e < p->nextents; e++) {
+		uint32_t r = e < p->xtop ? p->xrx[e] : 0, i;
+		uint64_t pages = 0;
+
+		switch (atomic_load_explicit(&p->x[e].state, memory_order_relaxed)) {
+		case BB_X_LOCAL:
+			o->extents_local++;
+			continue;
+		case BB_X_FRESH:
+			o->extents_fresh++;
+			break;
+		case BB_X_MANAGED:
+			o->extents_managed++;
+			break;
+		default:
+			if (e >= p->xtop && !atomic_load_explicit(&p->x[e].used, memory_order_relaxed) &&
+			    ++o->idle > 4096)
+				return; /* far beyond what was ever allocated */
+		}
+		if (!r || r >= p->nrx)
+			continue;
+		for (i = 0; i < BB_EXTENT_PAGES; i++)
+			pages += bb_pw_state(atomic_load_explicit(&p->pw[e * BB_EXTENT_PAGES + i],
+								  memory_order_relaxed)) == BB_P_REMOTE;
+		for (i = 0; i < o->nnodes && o->node[i].node != p->rx[r].node; i++)
+			;
+		if (i == BB_PROGRAM_NODES)
+			continue;
+		if (i == o->nnodes)
+			o->node[o->nnodes++].node = p->rx[r].node;
+		o->node[i].extents++;
+		o->node[i].pages += pages;
+	}
+}
+
+int bb_pager_programs(struct bb_pager *pg, struct bb_program_info *out, int max)
+{
+	struct bb_program *p;
+	int n = 0;
+
+	pthread_mutex_lock(&pg->lock);
+	for (p = pg->programs; p && n < max; p = p->next) {
+		struct bb_program_info *o = &out[n];
+		const struct bb_region_ctl *c = p->ctl;
+
+		if (p->gone)
+			continue;
+		memset(o, 0, sizeof(*o));
+		o->region = p->id;
+		o->pid = p->pid;
+		memcpy(o->comm, p->comm, sizeof(o->comm));
+		o->base = p->base;
+		o->length = (uint64_t)p->npages << BB_PAGE_SHIFT;
+		o->budget = ((uint64_t)p->limit + p->nslots) << BB_PAGE_SHIFT;
+		o->charged = (uint64_t)(atomic_load(&c->resident) + p->nslots) << BB_PAGE_SHIFT;
+		o->allocated = atomic_load(&c->alloc_bytes);
+		o->faults = atomic_load(&c->n_fault);
+		o->fill_zero = atomic_load(&c->n_fill_zero);
+		o->fill_staged = atomic_load(&c->n_fill_staged);
+		o->fill_remote = atomic_load(&c->n_fill_remote);
+		o->prefetched = atomic_load(&c->n_prefetch);
+		o->evicted = atomic_load(&c->n_evict);
+		o->evicted_clean = atomic_load(&c->n_evict_clean);
+		o->evicted_zero = atomic_load(&c->n_evict_zero);
+		o->evict_busy = atomic_load(&c->n_evict_busy);
+		o->written_back = atomic_load(&c->n_writeback);
+		o->lost = atomic_load(&c->n_lost);
+		count_pages(p, o);
+		n++;
+	}
+	pthread_mutex_unlock(&pg->lock);
+	return n;
+}
+
+int bb_pager_set_budget(struct bb_pager *pg, uint32_t region, uint64_t bytes)
+{
+	struct bb_program *p;
+	int r = -ENOENT;
+
+	pthread_mutex_lock(&pg->lock);
+	for (p = pg->programs; p; p = p->next)
+		if (p->id == region && !p->gone) {
+			bb_program_set_budget(p, bytes);
+			r = 0;
+		}
+	pthread_mutex_unlock(&pg->lock);
+	return r;
+}
+
+const struct bb_hist *bb_pager_hist(const struct bb_pager *pg, enum bb_part part)
+{
+	return &pg->hist[part];
+}
+
+const struct bb_hist *bb_pager_hist_local(const struct bb_pager *pg)
+{
+	return &pg->hist_local;
+}
+
+void bb_pager_net_stats(struct bb_pager *pg, struct bb_net_stats *out)
+{
+	*out = pg->net_stats;
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A program comes and goes: checks what it hands us, maps its region's books,
+ * and gives everything back at its end. What the program says is checked once
+ * here and kept in our own memory; nothing that bounds our own accesses is
+ * ever read from the shared pages again.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "program.h"
+
+#define NSLOTS_MIN 64u
+#define LOW_MIN 32
+#define LOW_MAX 2048
+
+static int64_t low_mark(int64_t limit)
+{
+	int64_t low = limit / 32;
+
+	return low < LOW_MIN ? LOW_MIN : low > LOW_MAX ? LOW_MAX : low;
+}
+
+void bb_program_set_budget(struct bb_program *p, uint64_t bytes)
+{
+	int64_t limit = (int64_t)(bytes >> BB_PAGE_SHIFT) - p->nslots;
+
+	if (limit < 2 * LOW_MIN)
+		limit = 2 * LOW_MIN;
+	p->limit = limit;
+	atomic_store(&p->ctl->limit, limit);
+	atomic_store(&p->ctl->low, low_mark(limit));
+	bb_program_ring(p);
+}
+
+void bb_program_over(struct bb_program *p, int64_t n)
+{
+	atomic_fetch_add(&p->ctl->limit, n);
+}
+
+void bb_program_ring(struct bb_program *p)
+{
+	if (!atomic_load(&p->ctl->helper_sleeps))
+		return;
+	atomic_fetch_add(&p->ctl->helper_bell, 1);
+	if (atomic_exchange(&p->ctl->helper_sleeps, 0))
+		syscall(SYS_futex, &p->ctl->helper_bell, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+/* The control page, read once. */
+static int check_books(const struct bb_region_ctl *c, uint64_t size, uint64_t *base, uint64_t *npages, uint32_t *nslots)
+{
+	*base = *(volatile const uint64_t *)&c->base;
+	*npages = *(volatile const uint64_t *)&c->npages;
+	*nslots = *(volatile const uint32_t *)&c->nslots;
+	if (c->magic != BB_REGION_MAGIC || c->version != BB_REGION_VERSION)
+		return -EPROTO;
+	if (!*npages || *npages % BB_EXTENT_PAGES || *npages > UINT32_MAX / 2 || (*base & (BB_EXTENT_SIZE - 1)) ||
+	    *base > UINT64_MAX - (*npages << BB_PAGE_SHIFT))
+		return -EINVAL;
+	if (*nslots < NSLOTS_MIN || (*nslots & (*nslots - 1)) || *nslots > 1u << BB_PW_SLOT_BITS)
+		return -EINVAL;
+	if (bb_region_layout(*npages, *nslots).size != size)
+		return -EINVAL;
+	return 0;
+}
+
+struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_req *req, uint64_t granted, int sock,
+				  int uffd, int memfd, int kick, char *why, size_t whylen)
+{
+	const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
+	struct bb_program *p = calloc(1, sizeof(*p));
+	uint64_t npages;
+	struct stat st;
+	int r;
+
+	if (!p)
+		return NULL;
+	p->map = MAP_FAILED;
+	p->pager = pg;
+	p->sock = sock;
+	p->uffd = uffd;
+	p->memfd = memfd;
+	p->kick = kick;
+	p->pid = req->pid;
+	memcpy(p->comm, req->comm, sizeof(p->comm));
+	p->comm[sizeof(p->comm) - 1] = 0;
+	p->features = req->uffd_features;
+	p->place = req->place;
+	p->place_node = req->place_node;
+	p->no_prefetch = req->no_prefetch;
+
+	/* Without the seals the program could pull the memory from under us. */
+	if (fstat(memfd, &st) < 0 || (fcntl(memfd, F_GET_SEALS) & seals) != seals ||
+	    (uint64_t)st.st_size < sizeof(struct bb_region_ctl)) {
+		bb_format(why, (unsigned int)whylen, "the region's memfd is not sealed");
+		goto fail;
+	}
+	p->map = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd, 0);
+	if (p->map == MAP_FAILED) {
+		bb_format(why, (unsigned int)whylen, "cannot map the region's books (error %d)", errno);
+		goto fail;
+	}
+	p->lay.size = (uint64_t)st.st_size;
+	p->ctl = p->map;
+	r = check_books(p->ctl, (uint64_t)st.st_size, &p->base, &npages, &p->nslots);
+	if (r < 0) {
+		bb_format(why, (unsigned int)whylen, "the region's books make no sense (error %d)", -r);
+		goto fail;
+	}
+	p->npages = (uint32_t)npages;
+	p->nextents = p->npages / BB_EXTENT_PAGES;
+	p->lay = bb_region_layout(npages, p->nslots);
+	p->x = (struct bb_extent *)((uint8_t *)p->map + p->lay.extents);
+	p->pw = (_Atomic bb_pw *)((uint8_t *)p->map + p->lay.words);
+	p->hash = (struct bb_hash *)((uint8_t *)p->map + p->lay.hashes);
+	p->slots = (struct bb_slot *)((uint8_t *)p->map + p->lay.slots);
+	p->stage = (uint8_t *)p->map + p->lay.data;
+	p->xrx = calloc(p->nextents, sizeof(*p->xrx));
+	p->slot_busy = calloc(p->nslots, 1);
+	p->nrx = 1; /* 0 is "none" */
+	p->rx_cap = p->nextents + 4 * BB_SPARE_MAX;
+	p->rx = calloc(p->rx_cap, sizeof(*p->rx)); /* sparse: most is never touched */
+	if (!p->rx || !p->xrx || !p->slot_busy) {
+		bb_format(why, (unsigned int)whylen, "bbd is out of memory");
+		goto fail;
+	}
+	fcntl(uffd, F_SETFL, fcntl(uffd, F_GETFL) | O_NONBLOCK);
+	fcntl(kick, F_SETFL, fcntl(kick, F_GETFL) | O_NONBLOCK);
+	fcntl(sock, F_SETFL, fcntl(sock, F_GETFL) | O_NONBLOCK);
+	bb_program_set_budget(p, granted);
+	return p;
+fail:
+	p->sock = p->uffd = p->memfd = p->kick = -1; /* the caller closes them */
+	bb_program_free(p);
+	return NULL;
+}
+
+void bb_program_free(struct bb_program *p)
+{
+	if (p->map != MAP_FAILED)
+		munmap(p->map, p->lay.size);
+	if (p->uffd >= 0)
+		close(p->uffd);
+	if (p->memfd >= 0)
+		close(p->memfd);
+	if (p->kick >= 0)
+		close(p->kick);
+	if (p->sock >= 0)
+		close(p->sock);
+	free(p->rx);
+	free(p->xrx);
+	free(p->slot_busy);
+	free(p);
+}

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A program as its pager sees it, and what the pager's files share. All of it
+ * belongs to the pager's thread; the few fields that people look at are read
+ * by others under bb_pager.lock, which the thread takes only to add and remove
+ * programs.
+ *
+ *	pager.c	    the thread, its sleep, the public calls
+ *	program.c   attach, checks, the end of a program
+ *	fault.c	    what a fault means, by the state of its page
+ *	fill.c	    bringing pages in
+ *	prefetch.c  which pages come next
+ *	writeback.c the staging ring: writing back, freeing slots
+ *	extent.c    home memory held for a program
+ */
+#ifndef BB_DAEMON_PROGRAM_H
+#define BB_DAEMON_PROGRAM_H
+
+#include <bluebridge/region.h>
+
+#include <pthread.h>
+
+#include "net/net.h"
+#include "net/peers.h"
+#include "pager.h"
+
+/* --- home memory of a program --------------------------------------------- */
+
+enum bb_rx_state {
+	BB_RX_FREE = 0,
+	BB_RX_READY,
+	BB_RX_BAD,	/* its home is gone or refuses: what was only there is lost */
+	BB_RX_DELETING,
+};
+
+/* One extent at a home. */
+struct bb_rx {
+	uint64_t ptr;
+	uint32_t boot;
+	uint32_t extent;	/* of the region that it backs; ~0: spare */
+	uint16_t node;
+	uint8_t state;
+	uint16_t busy;		/* requests under way */
+};
+
+#define BB_SPARE_MAX BB_CREATE_MAX
+#define BB_NO_EXTENT UINT32_MAX
+
+/* --- requests under way --------------------------------------------------- */
+
+#define BB_FILLS 64	 /* remote fills under way, a pager */
+#define BB_WBS 16	 /* write-back batches under way, a pager */
+#define BB_PARKED 1024	 /* faults that wait for credit, a program */
+#define BB_DELETES 16
+
+struct bb_program;
+
+struct bb_fill {
+	struct bb_net_req req;
+	struct bb_program *prog;
+	struct bb_fill *next;
+	uint32_t page, n;	/* n pages from page on, all FILLING */
+	uint32_t rx;
+	bool demand;		/* page is one that the program waits for */
+	unsigned int tries;
+	uint64_t t_fault, t_found; /* message in hand; place known */
+	uint64_t enter_ns;
+};
+
+struct bb_wb {
+	struct bb_net_req req;
+	struct bb_program *prog;
+	struct bb_wb *next;
+	struct bb_net_page pages[BB_BATCH_PAGES_MAX];
+	struct bb_hash hash[BB_BATCH_PAGES_MAX];
+	uint32_t page[BB_BATCH_PAGES_MAX];
+	uint32_t slot[BB_BATCH_PAGES_MAX];
+	uint32_t rx[BB_BATCH_PAGES_MAX];
+	uint32_t n;
+};
+
+struct bb_create {
+	struct bb_net_req req;
+	struct bb_program *prog;
+	bool busy;
+	uint16_t tried[8];	/* nodes that had no room this time */
+	int ntried;
+	uint64_t retry_at;	/* after nobody had room */
+};
+
+struct bb_delete {
+	struct bb_net_req req;
+	struct bb_program *prog;
+	struct bb_delete *next;
+	uint32_t rx;
+};
+
+struct bb_prefetch {
+	uint32_t last;		/* page of the last remote fault */
+	int32_t delta[8];	/* between the last faults */
+	unsigned int at;
+	uint32_t window;	/* pages to fetch ahead; 0: none */
+	uint32_t expect;	/* where the next fault falls if the stride goes on */
+	int32_t stride;
+};
+
+struct bb_program {
+	struct bb_program *next;
+	struct bb_pager *pager;
+	uint32_t id;
+	uint32_t pid;
+	char comm[32];
+	int sock, uffd, memfd, kick;
+	bool gone;		/* its end was seen; waits for requests to come home */
+	unsigned int refs;	/* requests under way */
+
+	/* The shared memory; bounds are ours, not what the program writes there. */
+	void *map;
+	struct bb_region_layout lay;
+	struct bb_region_ctl *ctl;
+	struct bb_extent *x;
+	_Atomic bb_pw *pw;
+	struct bb_hash *hash;
+	struct bb_slot *slots;
+	uint8_t *stage;
+	uint64_t base;
+	uint32_t npages, nextents, nslots;
+	int64_t limit;		/* granted, staging excluded */
+	uint64_t features;
+
+	/* Home memory. Index 0 is never used. */
+	struct bb_rx *rx;
+	uint32_t nrx, rx_cap, rx_free;
+	uint32_t *xrx;		/* region extent -> rx, 0: none */
+	uint32_t xtop;		/* extents below it may have one */
+	uint32_t spare[BB_SPARE_MAX];
+	unsigned int nspare;
+	uint32_t wanted;	/* extents that wait for a spare */
+	uint32_t given;		/* extents created so far: sizes the next request */
+	struct bb_create create;
+	bool homeless;		/* nobody has room: pages stay with the program */
+	uint16_t place, place_node;
+	bool no_prefetch;
+	uint64_t sweep_at;	/* when to look for extents to give back */
+
+	/* Staging ring: [tail, wb) is written or being written, [wb, head) is not. */
+	uint64_t tail, wb;
+	uint8_t *slot_busy;	/* the slot is in a batch under way: it must not change */
+
+	/* Faults that wait for credit, oldest first. */
+	struct {
+		uint32_t page;
+		uint32_t flags;
+		uint64_t t_fault;
+	} parked[BB_PARKED];
+	uint32_t parked_head, parked_n;
+
+	struct bb_prefetch pf;
+};
+
+struct bb_pager {
+	struct bb_pager_config cfg;
+	pthread_t thread;
+	pthread_mutex_t lock;	/* programs list, inbox */
+	struct bb_program *programs;
+	struct bb_program *inbox; /* attached, not yet seen by the thread */
+	int epoll, wake;
+	_Atomic bool stop;
+	uint32_t next_id;
+	struct bb_net *net;
+	struct bb_fill fills[BB_FILLS], *free_fills;
+	struct bb_wb wbs[BB_WBS], *free_wbs;
+	struct bb_delete dels[BB_DELETES], *free_dels;
+	uint8_t *zeros;		/* BB_ZERO_RUN pages */
+	struct bb_hist hist[BB_PART_MAX], hist_local;
+	struct bb_net_stats net_stats;
+	uint64_t now;		/* of this round of the loop */
+	uint64_t enter_ns;	/* what reading the last messages took */
+};
+
+#define BB_ZERO_RUN 16u
+
+static inline uint64_t bb_prog_addr(const struct bb_program *p, uint32_t page)
+{
+	return p->base + ((uint64_t)page << BB_PAGE_SHIFT);
+}
+
+/* --- program.c ------------------------------------------------------------ */
+
+struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_req *req, uint64_t granted, int sock,
+				  int uffd, int memfd, int kick, char *why, size_t whylen);
+void bb_program_set_budget(struct bb_program *p, uint64_t bytes);
+void bb_program_free(struct bb_program *p);
+/* Lets it go n pages over its budget, until there is room for them elsewhere. */
+void bb_program_over(struct bb_program *p, int64_t n);
+/* Rings the helper if it sleeps and has reason to work. */
+void bb_program_ring(struct bb_program *p);
+
+/* --- fault.c -------------------------------------------------------------- */
+
+/* Reads and serves faults. Return: messages read. */
+int bb_fault_poll(struct bb_program *p);
+/* Tries parked faults again. Return: how many went on. */
+int bb_fault_unpark(struct bb_program *p);
+
+/* --- fill.c --------------------------------------------------------------- */
+
+/*
+ * Installs n pages that are FILLING from data (NULL: zeros), wakes, and makes
+ * them RESIDENT. Credit was taken. extra: flags for the words.
+ */
+void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void *data, bb_pw set, bb_pw clear);
+/* Starts a fetch of n pages (FILLING, one rx). Return: 0, or -EAGAIN where no request is free. */
+int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx, bool demand, uint64_t t_fault,
+		   uint64_t t_found);
+void bb_fill_wake(struct bb_program *p, uint32_t page, uint32_t n);
+/* The page's only copy is gone. */
+void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t node);
+/* Leaves a busy state of ours: sets the new state, keeps the rest but for clear. */
+void bb_word_leave(struct bb_program *p, uint32_t page, bb_pw set, bb_pw clear);
+int bb_rx_check(const struct bb_program *p, uint32_t rx, uint32_t page);
+static inline bb_pw bb_word_age(struct bb_program *p)
+{
+	return bb_pw_with_gen(0, atomic_load_explicit(&p->ctl->gen, memory_order_relaxed));
+}
+
+/* --- prefetch.c ----------------------------------------------------------- */
+
+void bb_prefetch_fault(struct bb_program *p, uint32_t page);
+
+/* --- writeback.c ---------------------------------------------------------- */
+
+/* Return: true where something was done. */
+bool bb_writeback_poll(struct bb_program *p);
+
+/* --- extent.c ------------------------------------------------------------- */
+
+/* The home extent that page is to be written to. Return: rx, or 0: not yet. */
+uint32_t bb_extent_home(struct bb_program *p, uint32_t page);
+void bb_extent_bad(struct bb_program *p, uint32_t rx);
+bool bb_extent_poll(struct bb_program *p);
+/* Starts giving everything back. Return: true where nothing is left. */
+bool bb_extent_drain(struct bb_program *p);
+
+#endif

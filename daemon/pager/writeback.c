@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The staging ring, as bbd sees it: dirty slots are written to their homes in
+ * batches, and slots are freed from the tail once their page is safe there.
+ *
+ * What makes this right:
+ * - WB is set in a page's word while a write of it is under way, and no second
+ *   write of it starts meanwhile: two versions never race on the wire.
+ * - HASHED is cleared before the write leaves and set, with the hash of what
+ *   was written, after the home has acknowledged it: the hash never speaks of
+ *   bytes that may not be there.
+ * - A slot is freed only if its page is clean and its home is in good standing;
+ *   else the page is made dirty again and written elsewhere.
+ */
+#include <string.h>
+
+#include "clock.h"
+#include "log.h"
+#include "program.h"
+
+#define OPEN_BATCHES 8
+#define WRITE_DEADLINE_NS 3000000000ULL
+
+static struct bb_slot *slot_at(struct bb_program *p, uint64_t pos, uint32_t *slot)
+{
+	*slot = (uint32_t)(pos & (p->nslots - 1));
+	return &p->slots[*slot];
+}
+
+/* The page that the slot at pos holds. Return: 1 and word, or 0: nobody's any more. */
+static int slot_page(struct bb_program *p, uint64_t pos, uint32_t *slot, uint32_t *page, bb_pw *w)
+{
+	uint64_t n = atomic_load_explicit(&slot_at(p, pos, slot)->page, memory_order_acquire);
+
+	if (n >= p->npages)
+		return 0;
+	*page = (uint32_t)n;
+	*w = atomic_load(&p->pw[n]);
+	return bb_pw_state(*w) == BB_P_STAGED && bb_pw_slot(*w) == *slot;
+}
+
+static void written(struct bb_net_req *req)
+{
+	struct bb_wb *b = req->user;
+	struct bb_program *p = b->prog;
+	struct bb_pager *pg = p->pager;
+	bool ok = req->status == BB_ST_OK;
+
+	if (!ok && !p->gone) {
+		bb_warn("program %u (%s): host %u did not take %u pages (status %u): they go elsewhere", p->pid, p->comm,
+			req->node, b->n, req->status);
+		p->wb = p->tail; /* look at all of the ring again */
+	}
+	for (uint32_t i = 0; i < b->n; i++) {
+		uint32_t page = b->page[i];
+		_Atomic bb_pw *pw = &p->pw[page];
+		bb_pw w = atomic_load(pw), v;
+
+		p->rx[b->rx[i]].busy--;
+		p->slot_busy[b->slot[i]] = 0;
+		if (p->gone)
+			continue;
+		if (ok)
+			p->hash[page] = b->hash[i]; /* nobody reads it while WB is set */
+		else if (req->status != BB_ST_BUSY && req->status != BB_ST_STALE)
+			bb_extent_bad(p, b->rx[i]);
+		do {
+			v = w & ~BB_PW_WB;
+			if (!ok || bb_pw_state(w) == BB_P_EMPTY || bb_pw_state(w) == BB_P_DROPPING)
+				continue;
+			v = bb_pw_with_rx(v | BB_PW_HASHED, b->rx[i]);
+			if (bb_pw_state(w) == BB_P_STAGED && bb_pw_slot(w) == b->slot[i])
+				v &= ~BB_PW_DIRTY;
+		} while (!atomic_compare_exchange_weak(pw, &w, v));
+	}
+	if (ok)
+		atomic_fetch_add_explicit(&p->ctl->n_writeback, b->n, memory_order_relaxed);
+	p->refs--;
+	b->next = pg->free_wbs;
+	pg->free_wbs = b;
+}
+
+/* --- writing back ---------------------------------------------------------- */
+
+struct open {
+	struct bb_wb *b;
+	uint16_t node;
+};
+
+static void send_batch(struct open *o)
+{
+	struct bb_wb *b = o->b;
+	struct bb_program *p = b->prog;
+
+	b->req.npages = b->n;
+	p->refs++;
+	bb_net_submit(p->pager->net, &b->req);
+	o->b = NULL;
+}
+
+static struct bb_wb *batch_for(struct bb_program *p, struct open *open, uint32_t rx)
+{
+	struct bb_pager *pg = p->pager;
+	struct open *o = NULL;
+
+	for (int i = 0; i < OPEN_BATCHES; i++) {
+		if (open[i].b && open[i].node == p->rx[rx].node && open[i].b->req.boot == p->rx[rx].boot) {
+			if (open[i].b->n < BB_BATCH_PAGES_MAX)
+				return open[i].b;
+			send_batch(&open[i]);
+		}
+		if (!open[i].b && !o)
+			o = &open[i];
+	}
+	if (!o) {
+		send_batch(&open[0]);
+		o = &open[0];
+	}
+	if (!pg->free_wbs)
+		return NULL;
+	o->b = pg->free_wbs;
+	pg->free_wbs = o->b->next;
+	o->node = p->rx[rx].node;
+	memset(&o->b->req, 0, sizeof(o->b->req));
+	o->b->prog = p;
+	o->b->n = 0;
+	o->b->req.cmd = BB_CMD_WRITE;
+	o->b->req.node = p->rx[rx].node;
+	o->b->req.boot = p->rx[rx].boot;
+	o->b->req.pages = o->b->pages;
+	o->b->req.deadline = bb_now_ns() + WRITE_DEADLINE_NS;
+	o->b->req.done = written;
+	o->b->req.user = o->b;
+	return o->b;
+}
+
+/* No host has room: the page goes back to the program and its extent stays. */
+static void unstage(struct bb_program *p, uint32_t page, uint32_t slot, bb_pw w)
+{
+	atomic_fetch_or(&p->x[page / BB_EXTENT_PAGES].flags, BB_XF_HOMELESS);
+	if (page / BB_EXTENT_PAGES >= p->xtop)
+		p->xtop = page / BB_EXTENT_PAGES + 1;
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w, BB_P_FILLING)))
+		return;
+	if (!bb_credit_take(p->ctl, 1)) {
+		bb_program_over(p, 1);
+		atomic_fetch_add(&p->ctl->resident, 1);
+	}
+	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), 0, 0);
+}
+
+static bool write_back(struct bb_program *p, uint64_t head)
+{
+	struct open open[OPEN_BATCHES] = { 0 };
+	bool any = false;
+
+	for (; p->wb < head; p->wb++) {
+		uint32_t slot, page, rx;
+		struct bb_wb *b;
+		bb_pw w;
+
+		if (!slot_page(p, p->wb, &slot, &page, &w) || !(w & BB_PW_DIRTY))
+			continue;
+		if (w & BB_PW_WB)
+			break; /* an older version is on its way: after it */
+		rx = bb_extent_home(p, page);
+		if (!rx && p->homeless) {
+			unstage(p, page, slot, w);
+			any = true;
+			continue;
+		}
+		if (!rx)
+			break;
+		b = batch_for(p, open, rx);
+		if (!b)
+			break;
+		if (!atomic_compare_exchange_strong(&p->pw[page], &w,
+						    bb_pw_with_rx((w & ~BB_PW_HASHED) | BB_PW_WB, rx)))
+			continue; /* rescued or dropped this very moment */
+		b->page[b->n] = page;
+		b->slot[b->n] = slot;
+		b->rx[b->n] = rx;
+		b->hash[b->n] = p->slots[slot].hash;
+		b->pages[b->n].ptr = p->rx[rx].ptr + ((uint64_t)(page % BB_EXTENT_PAGES) << BB_PAGE_SHIFT);
+		b->pages[b->n].data = p->stage + ((size_t)slot << BB_PAGE_SHIFT);
+		b->n++;
+		p->rx[rx].busy++;
+		p->slot_busy[slot] = 1;
+		any = true;
+	}
+	for (int i = 0; i < OPEN_BATCHES; i++) {
+		if (!open[i].b)
+			continue;
+		if (open[i].b->n) {
+			send_batch(&open[i]);
+		} else {
+			open[i].b->next = p->pager->free_wbs;
+			p->pager->free_wbs = open[i].b;
+		}
+	}
+	return any;
+}
+
+/* --- freeing slots --------------------------------------------------------- */
+
+static bool free_slots(struct bb_program *p, uint64_t head)
+{
+	uint64_t keep = p->nslots - p->nslots / 4, from = p->tail;
+
+	/*
+	 * A slot in a batch under way must stay as it is, even if its page was
+	 * rescued meanwhile: the transport may have to send it again.
+	 */
+	while (p->tail < p->wb && head - p->tail > keep) {
+		uint32_t slot, page;
+		bb_pw w;
+
+		if (slot_page(p, p->tail, &slot, &page, &w)) {
+			if (w & (BB_PW_DIRTY | BB_PW_WB)) {
+				if (!(w & BB_PW_WB))
+					p->wb = p->tail;
+				break;
+			}
+			if (!(w & BB_PW_HASHED) || !bb_rx_check(p, bb_pw_rx(w), page)) {
+				/* Its home has gone bad since: this slot is the only copy. */
+				atomic_compare_exchange_strong(&p->pw[page], &w, w | BB_PW_DIRTY);
+				p->wb = p->tail;
+				break;
+			}
+			if (!atomic_compare_exchange_strong(&p->pw[page], &w,
+							    bb_pw_with_slot(bb_pw_with(w, BB_P_REMOTE), 0)))
+				continue;
+		} else if (p->slot_busy[slot]) {
+			break;
+		}
+		p->tail++;
+	}
+	if (p->tail == from)
+		return false;
+	atomic_store(&p->ctl->stage_tail, p->tail);
+	bb_program_ring(p);
+	return true;
+}
+
+bool bb_writeback_poll(struct bb_program *p)
+{
+	uint64_t head = atomic_load_explicit(&p->ctl->stage_head, memory_order_acquire);
+	bool any = false;
+
+	if (head == p->wb && head - p->tail <= p->nslots - p->nslots / 4)
+		return false;
+	if (head - p->tail > p->nslots) {
+		bb_error("program %u (%s): its staging ring is damaged: it is served no more", p->pid, p->comm);
+		p->gone = true;
+		return true;
+	}
+	if (p->wb < head)
+		any = write_back(p, head);
+	return free_slots(p, head) || any;
+}
