@@ -411,8 +411,12 @@ static void *helper(void *arg)
 		int64_t low = atomic_load(&c->low);
 
 		if (room() < low) {
-			if (make_room(2 * low))
+			bool ok = make_room(2 * low);
+
+			atomic_store(&c->stuck, !ok);
+			if (ok)
 				continue;
+			kick();
 		}
 		atomic_store(&c->helper_sleeps, 1);
 		if (room() >= low || atomic_load(&c->helper_bell) == bell)

@@ -23,6 +23,12 @@
 #define BB_ATTACH_MAGIC 0x31414242u /* first byte on the wire: 'B' */
 #define BB_ATTACH_QUERY 0x1
 
+enum bb_place {
+	BB_PLACE_SPREAD = 0,	/* the hosts with most to lend, in turn */
+	BB_PLACE_LOCAL,		/* this host's own home */
+	BB_PLACE_NODE,		/* one host, if it has room */
+};
+
 struct bb_attach_req {
 	uint32_t magic;
 	uint32_t size;		/* sizeof(struct bb_attach_req) */
@@ -32,6 +38,9 @@ struct bb_attach_req {
 	uint64_t uffd_features;	/* as the kernel granted them */
 	uint32_t user_mode_only;
 	uint32_t staging_pages;	/* slots in the ring: part of the budget */
+	uint16_t place;		/* enum bb_place */
+	uint16_t place_node;	/* for BB_PLACE_NODE */
+	uint32_t no_prefetch;
 	char comm[32];
 };
 

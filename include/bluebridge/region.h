@@ -196,6 +196,7 @@ struct bb_region_ctl {
 	_Atomic uint32_t helper_sleeps;
 	_Atomic uint32_t bbd_wants;	/* bbd wants a kick (eventfd) when credit or a slot appears */
 	_Atomic uint32_t closing;
+	_Atomic uint32_t stuck;		/* helper: a full round found nothing to take out */
 
 	/* Counters, for people. */
 	_Alignas(64) _Atomic uint64_t n_evict;		/* victims staged */
