@@ -143,11 +143,12 @@ static void want_daemon(void)
 static void extent_begin(uint32_t e)
 {
 	struct bb_region *g = &bb_rg;
-	struct bb_extent *x = &g->x[e];
+	struct bb_extent *x;
 
 	if (g->attached == BB_DETACHED &&
 	    atomic_load_explicit(&g->ctl->resident, memory_order_relaxed) + BB_EXTENT_PAGES > g->local_limit)
 		want_daemon();
+	x = &g->x[e]; /* attaching moves the books */
 	if (g->attached == BB_ATTACHED) {
 		if (!(g->xp[e] & BB_XP_REGISTERED) && bb_extents_register(e, 1) == 0)
 			g->xp[e] |= BB_XP_REGISTERED;
