@@ -183,7 +183,10 @@ static void extent_end(uint32_t e)
 		bb_credit_give(g->ctl, BB_EXTENT_PAGES);
 		break;
 	case BB_X_MANAGED:
-		/* Its pages are all EMPTY by now; it can be FRESH the next time. */
+		/* bbd fills in clusters: pages that nobody owned may be resident. */
+		if (atomic_load(&x->resident) && bb_pages_drop(e * BB_EXTENT_PAGES, BB_EXTENT_PAGES) < 0)
+			break;
+		/* Its pages are all EMPTY now; it can be FRESH the next time. */
 		g->xp[e] |= BB_XP_REGISTERED;
 		atomic_store(&x->state, BB_X_NONE);
 		break;
