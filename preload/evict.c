@@ -359,6 +359,8 @@ static bool make_room(int64_t target)
 			if (!slots_free())
 				bb_futex_wait(&g->ctl->helper_bell, bell, 2000000);
 			atomic_store(&g->ctl->helper_sleeps, 0);
+			if (!slots_free() && bb_alone_check())
+				return false;
 			continue;
 		}
 		bb_lock(&g->lock);
@@ -422,6 +424,8 @@ static void *helper(void *arg)
 		if (room() >= low || atomic_load(&c->helper_bell) == bell)
 			bb_futex_wait(&c->helper_bell, bell, room() < low ? 5000000 : IDLE_NS);
 		atomic_store(&c->helper_sleeps, 0);
+		if (bb_alone_check())
+			bb_alone_serve();
 	}
 	return NULL;
 }

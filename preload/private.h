@@ -39,6 +39,8 @@ enum bb_attach_state {
 	BB_DETACHED,	/* nobody was asked yet; all is local */
 	BB_ATTACHED,
 	BB_REFUSED,	/* no daemon, or not possible here: local for good */
+	BB_ALONE,	/* bbd has ended: the helper serves what is still here */
+	BB_CHILD,	/* a fork child of an attached program: see fork.c */
 };
 
 /* Private flags of an extent. */
@@ -141,6 +143,13 @@ int bb_extents_register(uint32_t first, uint32_t n);
 int bb_evict_start(void);
 /* LOCAL to MANAGED. Lock held. Return: 0 or -errno. */
 int bb_extent_seal(uint32_t e);
+
+/* --- alone.c ------------------------------------------------------------- */
+
+/* The helper asks now and then. Return: true once bbd has ended. */
+bool bb_alone_check(void);
+/* Serves faults from what is left until the program ends. */
+void bb_alone_serve(void);
 
 /* --- attach.c ------------------------------------------------------------ */
 

@@ -64,15 +64,15 @@ size_t bb_early_usable(const void *p)
 
 /* --- stand-ins ------------------------------------------------------------ */
 
-static _Atomic int state;
+static _Atomic int stage;
 enum { UNRESOLVED, RESOLVING, RESOLVED };
 
 /* Can the call be passed on? */
 static bool ready(void)
 {
-	if (atomic_load(&state) == UNRESOLVED)
+	if (atomic_load(&stage) == UNRESOLVED)
 		bb_real_init();
-	return atomic_load(&state) == RESOLVED;
+	return atomic_load(&stage) == RESOLVED;
 }
 
 static void *early_malloc(size_t size)
@@ -309,7 +309,7 @@ void bb_real_init(void)
 	struct bb_real r;
 	int keep = errno, expect = UNRESOLVED;
 
-	if (!atomic_compare_exchange_strong(&state, &expect, RESOLVING))
+	if (!atomic_compare_exchange_strong(&stage, &expect, RESOLVING))
 		return;
 	r.malloc = need("malloc");
 	r.free = need("free");
@@ -333,6 +333,6 @@ void bb_real_init(void)
 	r.closefrom = want("closefrom", NULL);
 	/* Another thread sees each pointer either old or new; both serve it. */
 	bb_real = r;
-	atomic_store(&state, RESOLVED);
+	atomic_store(&stage, RESOLVED);
 	errno = keep;
 }

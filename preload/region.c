@@ -284,7 +284,7 @@ void *bb_region_alloc(size_t bytes, size_t align, unsigned int flags)
 		al = BB_EXTENT_PAGES;
 
 	bb_lock(&g->lock);
-	if (bb_region_reserve() < 0 || n > g->npages || al > g->npages)
+	if (g->attached == BB_CHILD || bb_region_reserve() < 0 || n > g->npages || al > g->npages)
 		goto none;
 	first = bb_runs_alloc(&g->runs, (uint32_t)n, (uint32_t)al);
 	if (first < 0)
@@ -374,7 +374,8 @@ void bb_region_free(void *p)
 
 	bb_lock(&g->lock);
 	n = block_of(p, "free");
-	bb_region_release(bb_page_of((uintptr_t)p), n);
+	if (g->attached != BB_CHILD)
+		bb_region_release(bb_page_of((uintptr_t)p), n);
 	bb_unlock(&g->lock);
 }
 
@@ -441,6 +442,10 @@ void *bb_region_realloc(void *p, size_t newsize)
 		return NULL;
 	bb_lock(&g->lock);
 	old = block_of(p, "realloc");
+	if (g->attached == BB_CHILD) {
+		bb_unlock(&g->lock);
+		return n <= old ? p : NULL;
+	}
 	if (n < old)
 		bb_region_release(first + (uint32_t)n, old - (uint32_t)n);
 	if (n <= old || (n <= g->npages && bb_region_grow(first, old, (uint32_t)n))) {

@@ -42,7 +42,8 @@ int bb_region_munmap(void *addr, size_t len)
 	if (!range_ok(addr, len, &first, &n))
 		return -EINVAL;
 	bb_lock(&bb_rg.lock);
-	bb_region_release(first, n);
+	if (bb_rg.attached != BB_CHILD)
+		bb_region_release(first, n);
 	bb_unlock(&bb_rg.lock);
 	return 0;
 }
@@ -67,6 +68,8 @@ static int each_extent(uint32_t first, uint32_t n, int (*fn)(uint32_t first, uin
 
 static int discard(uint32_t first, uint32_t n, int advice)
 {
+	if (bb_rg.attached == BB_CHILD)
+		return -EINVAL;
 	switch (bb_xsettled(first / BB_EXTENT_PAGES)) {
 	case BB_X_MANAGED:
 		return bb_pages_drop(first, n);
@@ -145,7 +148,7 @@ void *bb_region_mmap_fixed(void *addr, size_t len, int prot, int flags, int fd, 
 	}
 	bb_lock(&g->lock);
 	/* Only over what the program holds: the rest of the region is ours. */
-	run = bb_runs_find(&g->runs, first);
+	run = g->attached == BB_CHILD ? -ENOENT : bb_runs_find(&g->runs, first);
 	if (run < 0 || (uint64_t)run + bb_runs_len(&g->runs, (uint32_t)run) < (uint64_t)first + n) {
 		bb_unlock(&g->lock);
 		errno = ENOMEM;
@@ -196,7 +199,7 @@ void *bb_region_mremap(void *old, size_t oldlen, size_t newlen, int flags, void 
 		return MAP_FAILED;
 	}
 	bb_lock(&g->lock);
-	run = bb_runs_find(&g->runs, first);
+	run = g->attached == BB_CHILD ? -ENOENT : bb_runs_find(&g->runs, first);
 	if (run < 0 || (uint64_t)run + bb_runs_len(&g->runs, (uint32_t)run) < (uint64_t)first + o) {
 		bb_unlock(&g->lock);
 		errno = EFAULT;
