@@ -212,9 +212,10 @@ int bb_peers_input(struct bb_peers *p, const struct in6_addr *src, uint32_t ifin
 			how == 2 ? "has restarted" : "is there", bb_size_format(hello.lent, text, sizeof(text)));
 	if (hello.flags & BB_HELLO_WANTS_REPLY)
 		e->echo = hello.stamp;
-	if (joined || (hello.flags & BB_HELLO_WANTS_REPLY))
-		e->reply_due = true;
-	return e->reply_due;
+	if (!joined && !(hello.flags & BB_HELLO_WANTS_REPLY))
+		return 0;
+	e->reply_due = true;
+	return 1;
 }
 
 void bb_peers_key_differs(struct bb_peers *p, const struct in6_addr *src, uint16_t node)

@@ -85,7 +85,8 @@ static int talk(struct bb_routes *r, struct request *q, answer_fn each, void *ar
 	struct sockaddr_nl from;
 	socklen_t fromlen;
 
-	q->n.nlmsg_flags |= NLM_F_REQUEST | (q->n.nlmsg_flags & NLM_F_DUMP ? 0 : NLM_F_ACK);
+	/* The bits of a dump mean REPLACE and EXCL in requests that change. */
+	q->n.nlmsg_flags |= NLM_F_REQUEST | (q->n.nlmsg_flags == NLM_F_DUMP ? 0 : NLM_F_ACK);
 	q->n.nlmsg_seq = ++r->seq;
 	if (send(r->fd, q, q->n.nlmsg_len, 0) < 0)
 		return -errno;

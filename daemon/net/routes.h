@@ -14,7 +14,7 @@
 #include <netinet/in.h>
 #include <stdint.h>
 
-#define BB_ROUTE_PROTO 187 /* 0xbb; "ip -6 route show proto 187" lists ours */
+#define BB_ROUTE_PROTO 178 /* nobody's; "ip -6 route show proto 178" lists ours */
 
 struct bb_routes;
 
