@@ -445,8 +445,10 @@ static void run(void)
 
 static void usage(void)
 {
-	puts("usage: bballoc [--threads N] [--ops N | --seconds S] [--total SIZE] [--max SIZE] [--seed N] [--edges]\n"
-	     "--ops counts a thread. --edges checks only what each function does at its edges.\n"
+	puts("usage: bballoc [--threads N] [--ops N | --seconds S] [--total SIZE] [--max SIZE] [--seed N] [--edges | "
+	     "--no-edges]\n"
+	     "--ops counts a thread. --edges checks only what each function does at its edges; --no-edges leaves that\n"
+	     "out, for allocators whose edges are not glibc's.\n"
 	     "Default: --threads 2 --ops 20000 --total 256M --max 16M, seed by the clock");
 	exit(0);
 }
@@ -454,11 +456,13 @@ static void usage(void)
 int main(int argc, char **argv)
 {
 	static const struct option table[] = {
-		{"threads", 1, NULL, 't'}, {"ops", 1, NULL, 'o'},  {"seconds", 1, NULL, 's'},
-		{"total", 1, NULL, 'm'},   {"max", 1, NULL, 'x'},  {"seed", 1, NULL, 'r'},
-		{"edges", 0, NULL, 'e'},   {"help", 0, NULL, 'h'}, {0},
+		{"threads", 1, NULL, 't'}, {"ops", 1, NULL, 'o'},
+		{"seconds", 1, NULL, 's'}, {"total", 1, NULL, 'm'},
+		{"max", 1, NULL, 'x'},	   {"seed", 1, NULL, 'r'},
+		{"edges", 0, NULL, 'e'},   {"no-edges", 0, NULL, 'n'},
+		{"help", 0, NULL, 'h'},	   {0},
 	};
-	bool only_edges = false;
+	bool only_edges = false, edges = true;
 	uint64_t v;
 	int c;
 
@@ -492,6 +496,9 @@ int main(int argc, char **argv)
 		case 'e':
 			only_edges = true;
 			break;
+		case 'n':
+			edges = false;
+			break;
 		case 'h':
 			usage();
 			break;
@@ -501,8 +508,10 @@ int main(int argc, char **argv)
 	}
 	if (optind < argc)
 		bad_option("an argument", argv[optind]);
-	edges_malloc();
-	edges_mmap();
+	if (edges) {
+		edges_malloc();
+		edges_mmap();
+	}
 	if (!only_edges)
 		run();
 	printf("bballoc: seed %lu, %lu steps, %lu refused, all as it must be\n", seed, done, refused);
