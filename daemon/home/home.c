@@ -9,16 +9,19 @@
  * is LIVE in the generation that the pointer names. As long as a reference is
  * held, owner, tenant and flags cannot change and the memory stays.
  *
- *	FREE --create--> LIVE --delete--> DYING --last reader--> CLEANING --> FREE
+ *	FREE --create--> LIVE --delete--> DYING --last reader--> DIRTY --> FREE
  *
  * delete raises the generation in the same swap that leaves LIVE, so that no
  * get that comes later succeeds. Whoever sees DYING without readers (delete
  * itself after a bounded spin, else the put of the last reader) swaps it to
- * CLEANING: exactly one succeeds and gives the memory back to the kernel.
- * Only then is the extent free for another owner, who reads zeros.
+ * DIRTY: exactly one succeeds, and queues the extent for the scrubber thread,
+ * which gives the memory back to the kernel. That takes 0.4 ms in memory and
+ * 3 ms on a disk, too long for the thread that serves READs. A create that
+ * finds nothing else scrubs an extent itself. Only then is it free for another
+ * owner, who reads zeros.
  *
- * Lock order: one mutex (create, delete's books, the free list), nothing else.
- * It is not held while memory is given back.
+ * Lock order: one mutex (create, delete's books, the lists), nothing else. It
+ * is not held while memory is given back.
  */
 #include "home.h"
 
@@ -27,21 +30,24 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "clock.h"
 #include "log.h"
 #include "slab.h"
 
-enum { X_FREE, X_LIVE, X_DYING, X_CLEANING };
+enum { X_FREE, X_LIVE, X_DYING, X_DIRTY };
 
 #define NONE 0xffffffffu
 #define SPIN_ROUNDS 2000
 /* After the disk was found full, no room is announced for so long. */
 #define FULL_NS 5000000000ULL
+/* A create waits at most so long for the extents that are being scrubbed. */
+#define SCRUB_WAIT_NS 1000000000L
 
 struct extent {
 	_Atomic uint64_t word;
-	uint32_t next;	/* free list */
+	uint32_t next;	/* free or dirty list */
 	uint16_t tenant;
 	uint16_t node;
 	uint8_t shared;
@@ -54,10 +60,15 @@ struct bb_home {
 	uint64_t quota;	   /* extents a node; 0: none */
 
 	pthread_mutex_t lock;
-	uint32_t free_head;
+	pthread_cond_t dirt;	  /* there is something to scrub, or the end */
+	pthread_cond_t clean;	  /* an extent was scrubbed */
+	pthread_t scrubber;
+	bool stop;
+	uint32_t free_head, dirty_head;
+	uint32_t scrubbing;	  /* extents between the two lists */
 	uint32_t next_new;	  /* extents from here on were never given out */
 	uint64_t live;
-	uint64_t taken;		  /* live and dying: memory in use */
+	uint64_t taken;		  /* live and dying: not to be had by a create */
 	uint32_t owned[1 << 16];  /* extents, by node */
 	uint64_t full_until;
 
@@ -96,6 +107,56 @@ static uint8_t refuse(struct bb_home *h, uint8_t status)
 	return status;
 }
 
+/* Takes a dirty extent and cleans it. Lock held, but not throughout. Return: whether there was one. */
+static bool scrub_one(struct bb_home *h)
+{
+	const uint32_t i = h->dirty_head;
+	struct extent *x;
+	uint64_t w;
+
+	if (i == NONE)
+		return false;
+	x = &h->extents[i];
+	h->dirty_head = x->next;
+	h->scrubbing++;
+	pthread_mutex_unlock(&h->lock);
+	bb_slabs_discard(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT, BB_EXTENT_SIZE);
+	pthread_mutex_lock(&h->lock);
+	h->scrubbing--;
+	w = atomic_load_explicit(&x->word, memory_order_relaxed);
+	atomic_store_explicit(&x->word, word_make(word_gen(w), X_FREE, 0), memory_order_release);
+	x->next = h->free_head;
+	h->free_head = i;
+	pthread_cond_broadcast(&h->clean);
+	return true;
+}
+
+static void *scrubber(void *arg)
+{
+	struct bb_home *h = arg;
+
+	pthread_mutex_lock(&h->lock);
+	while (!h->stop)
+		if (!scrub_one(h))
+			pthread_cond_wait(&h->dirt, &h->lock);
+	pthread_mutex_unlock(&h->lock);
+	return NULL;
+}
+
+/* Waits until a scrub that is under way ends. Lock held. Return: whether one was. */
+static bool wait_for_scrub(struct bb_home *h)
+{
+	struct timespec t;
+
+	if (!h->scrubbing)
+		return false;
+	clock_gettime(CLOCK_REALTIME, &t);
+	t.tv_nsec += SCRUB_WAIT_NS;
+	t.tv_sec += t.tv_nsec / 1000000000L;
+	t.tv_nsec %= 1000000000L;
+	return !pthread_cond_timedwait(&h->clean, &h->lock, &t);
+}
+
 int bb_home_new(struct bb_home **out, const struct bb_home_config *cfg)
 {
 	const uint64_t n = cfg->lend >> BB_EXTENT_SHIFT;
@@ -116,14 +177,21 @@ int bb_home_new(struct bb_home **out, const struct bb_home_config *cfg)
 	if (ret)
 		goto err_extents;
 	pthread_mutex_init(&h->lock, NULL);
+	pthread_cond_init(&h->dirt, NULL);
+	pthread_cond_init(&h->clean, NULL);
 	h->nextents = (uint32_t)n;
 	h->quota = cfg->quota >> BB_EXTENT_SHIFT;
 	if (cfg->quota && !h->quota)
 		h->quota = 1; /* a quota below an extent: the least that can be had */
-	h->free_head = NONE;
+	h->free_head = h->dirty_head = NONE;
+	ret = -pthread_create(&h->scrubber, NULL, scrubber, h);
+	if (ret)
+		goto err_slabs;
 	*out = h;
 	return 0;
 
+err_slabs:
+	bb_slabs_fini(&h->slabs);
 err_extents:
 	free(h->extents);
 err_home:
@@ -135,7 +203,14 @@ void bb_home_free(struct bb_home *h)
 {
 	if (!h)
 		return;
+	pthread_mutex_lock(&h->lock);
+	h->stop = true;
+	pthread_cond_signal(&h->dirt);
+	pthread_mutex_unlock(&h->lock);
+	pthread_join(h->scrubber, NULL);
 	bb_slabs_fini(&h->slabs);
+	pthread_cond_destroy(&h->dirt);
+	pthread_cond_destroy(&h->clean);
 	pthread_mutex_destroy(&h->lock);
 	free(h->extents);
 	free(h);
@@ -183,16 +258,23 @@ uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags,
 	pthread_mutex_lock(&h->lock);
 	if (h->quota && h->owned[who.node] >= h->quota)
 		goto nospace;
+again:
 	i = take(h);
-	if (i == NONE)
+	if (i == NONE) {
+		if (scrub_one(h) || wait_for_scrub(h))
+			goto again;
 		goto nospace;
+	}
 	x = &h->extents[i];
 	ret = bb_slabs_back(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT, BB_EXTENT_SIZE);
 	if (ret) {
-		errno = -ret;
-		bb_warn_once("the store has no room for another extent: %m; CREATE is refused until it has");
 		x->next = h->free_head;
 		h->free_head = i;
+		/* What was freed a moment ago may make the room. */
+		if (scrub_one(h) || wait_for_scrub(h))
+			goto again;
+		errno = -ret;
+		bb_warn_once("the store has no room for another extent: %m; CREATE is refused until it has");
 		h->full_until = bb_now_ns() + FULL_NS;
 		goto nospace;
 	}
@@ -216,10 +298,10 @@ nospace:
 }
 
 /*
- * Gives a DYING extent without readers back. The lock is not held. Return:
- * whether it is no longer DYING (cleaned, by us or by another).
+ * Queues a DYING extent without readers for the scrubber. The lock is not
+ * held. Return: whether it is no longer DYING (by us or by another).
  */
-static bool try_clean(struct bb_home *h, uint32_t i)
+static bool try_release(struct bb_home *h, uint32_t i)
 {
 	struct extent *x = &h->extents[i];
 	uint64_t w = atomic_load_explicit(&x->word, memory_order_acquire);
@@ -228,14 +310,13 @@ static bool try_clean(struct bb_home *h, uint32_t i)
 		return true;
 	if (word_readers(w))
 		return false;
-	if (!atomic_compare_exchange_strong(&x->word, &w, word_make(word_gen(w), X_CLEANING, 0)))
+	if (!atomic_compare_exchange_strong(&x->word, &w, word_make(word_gen(w), X_DIRTY, 0)))
 		return word_state(w) != X_DYING;
-	bb_slabs_discard(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT, BB_EXTENT_SIZE);
 	pthread_mutex_lock(&h->lock);
-	atomic_store_explicit(&x->word, word_make(word_gen(w), X_FREE, 0), memory_order_release);
-	x->next = h->free_head;
-	h->free_head = i;
+	x->next = h->dirty_head;
+	h->dirty_head = i;
 	h->taken--;
+	pthread_cond_signal(&h->dirt);
 	pthread_mutex_unlock(&h->lock);
 	return true;
 }
@@ -289,7 +370,7 @@ uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr)
 	pthread_mutex_unlock(&h->lock);
 	if (status != BB_ST_OK)
 		return refuse(h, status);
-	for (int n = 0; n < SPIN_ROUNDS && !try_clean(h, i); n++)
+	for (int n = 0; n < SPIN_ROUNDS && !try_release(h, i); n++)
 		bb_cpu_relax();
 	return BB_ST_OK;
 }
@@ -329,7 +410,7 @@ void bb_home_put(struct bb_home *h, uint64_t ptr)
 	uint64_t w = atomic_fetch_sub_explicit(&h->extents[i].word, 1, memory_order_acq_rel);
 
 	if (word_state(w) == X_DYING && word_readers(w) == 1)
-		try_clean(h, i);
+		try_release(h, i);
 }
 
 uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who)
@@ -351,7 +432,7 @@ uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who)
 		if (!dead)
 			continue;
 		bytes += BB_EXTENT_SIZE;
-		try_clean(h, i);
+		try_release(h, i);
 	}
 	return bytes;
 }

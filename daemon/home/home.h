@@ -28,7 +28,7 @@ struct bb_home_config {
 };
 
 struct bb_home_stats {
-	uint64_t lent, used;	/* bytes */
+	uint64_t lent, used;	/* bytes; lent is what can be had: less while the store is full */
 	uint64_t extents;
 	uint64_t reads, writes, creates, deletes;
 	uint64_t refused[BB_ST_MAX];
@@ -40,11 +40,13 @@ struct bb_home_who {
 	uint16_t node;
 };
 
+/* Starts a thread (it gives freed memory back): call it after any fork. */
 int bb_home_new(struct bb_home **out, const struct bb_home_config *cfg);
 void bb_home_free(struct bb_home *h);
 
 /* Each returns an enum bb_status. */
 uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags, uint64_t *ptr);
+/* ptr: the start of the extent. */
 uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr);
 
 /*
@@ -54,7 +56,7 @@ uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr);
 uint8_t bb_home_get(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uint32_t len, bool write, void **data);
 void bb_home_put(struct bb_home *h, uint64_t ptr);
 
-/* Frees all that a node owns (it left, or came back with a new session). */
+/* Frees all that a node owns (it left, or came back with a new session). Return: bytes freed. */
 uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who);
 
 void bb_home_stats(struct bb_home *h, struct bb_home_stats *out);

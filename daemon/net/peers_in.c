@@ -148,7 +148,7 @@ int bb_peers_input(struct bb_peers *p, const struct in6_addr *src, uint32_t ifin
 	const uint32_t session = be32toh(h->session);
 	const uint64_t id = be64toh(h->id), now = bb_now_ns();
 	char a[INET6_ADDRSTRLEN], text[16];
-	bool joined, moved;
+	bool was_alive, joined, moved;
 	struct bb_hello hello;
 	struct bb_peer_entry *e;
 	int how = 1;
@@ -176,7 +176,8 @@ int bb_peers_input(struct bb_peers *p, const struct in6_addr *src, uint32_t ifin
 		bb_warn_once("more than %d hosts say HELLO; the others are ignored", BB_PEERS_MAX);
 		return 0;
 	}
-	joined = !e->pub.alive || how == 2;
+	was_alive = e->pub.alive;
+	joined = !was_alive || how == 2;
 	moved = update(p, e, src, ifindex, &hello, how == 2, now);
 	if (hello.flags & BB_HELLO_GOODBYE)
 		e->pub.alive = false;
@@ -187,7 +188,8 @@ int bb_peers_input(struct bb_peers *p, const struct in6_addr *src, uint32_t ifin
 	if (!known_addr(e, src))
 		e->addr[e->naddr++ % BB_PEER_ADDRS] = *src;
 	if (hello.flags & BB_HELLO_GOODBYE) {
-		bb_info("node %u (%s) has left", e->pub.node, e->pub.name);
+		if (was_alive)
+			bb_info("node %u (%s) has left", e->pub.node, e->pub.name);
 		if (p->routes)
 			bb_routes_peer_lost(p->routes, e->pub.node);
 		return 0;

@@ -68,7 +68,7 @@ static uint8_t look(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uin
 
 static void life_of_an_extent(void **state)
 {
-	struct bb_home *h = home_of(8 * MIB, NULL, 0);
+	struct bb_home *h = home_of(2 * MIB, NULL, 0);
 	struct bb_home_stats st;
 	uint64_t p, q;
 
@@ -91,7 +91,7 @@ static void life_of_an_extent(void **state)
 	assert_int_equal(look(h, alice, p, 0, 4096), BB_ST_GENERATION);
 
 	bb_home_stats(h, &st);
-	assert_int_equal(st.lent, 8 * MIB);
+	assert_int_equal(st.lent, 2 * MIB);
 	assert_int_equal(st.used, 2 * MIB);
 	assert_int_equal(st.extents, 1);
 	assert_int_equal(st.creates, 2);
