@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -85,44 +86,93 @@ static int uffd_new(uint64_t *features, bool *user_only)
 
 /* --- the shared books ----------------------------------------------------- */
 
-static void *map_at(const struct bb_region_layout *l, int fd, uint64_t off, uint64_t len)
-{
-	(void)l;
-	return bb_sys_mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (int64_t)off);
-}
+struct books {
+	struct bb_region_ctl *ctl;
+	struct bb_extent *x;
+	_Atomic bb_pw *pw;
+	struct bb_hash *hash;
+	struct bb_slot *slots;
+	uint8_t *stage;
+};
 
-static int books_share(struct bb_region *g, int fd)
+/* New books in the memfd, with the extents' states as they are. */
+static int books_new(struct bb_region *g, int fd, struct books *b)
 {
 	struct bb_region_layout l = bb_region_layout(g->npages, g->nslots);
 	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
-	struct bb_region_ctl *ctl;
 	uint8_t *all;
 
 	if (ftruncate(fd, (off_t)l.size) < 0 ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return -errno;
-	all = map_at(&l, fd, 0, l.size);
+	all = bb_sys_mmap(NULL, l.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (all == MAP_FAILED)
 		return -ENOMEM;
-	ctl = (struct bb_region_ctl *)all;
-	memcpy(ctl, g->ctl, sizeof(*ctl));
-	ctl->magic = BB_REGION_MAGIC;
-	ctl->version = BB_REGION_VERSION;
-	ctl->base = g->base;
-	ctl->npages = g->npages;
-	ctl->nslots = g->nslots;
-	memcpy(all + l.extents, g->x, used * sizeof(*g->x));
-
-	bb_sys_munmap(g->ctl, sizeof(*g->ctl));
-	bb_sys_munmap(g->x, g->nextents * sizeof(*g->x));
-	g->ctl = ctl;
-	g->x = (struct bb_extent *)(all + l.extents);
-	g->pw = (_Atomic bb_pw *)(all + l.words);
-	g->hash = (struct bb_hash *)(all + l.hashes);
-	g->slots = (struct bb_slot *)(all + l.slots);
-	g->stage = all + l.data;
-	g->lay = l;
+	b->ctl = (struct bb_region_ctl *)all;
+	b->x = (struct bb_extent *)(all + l.extents);
+	b->pw = (_Atomic bb_pw *)(all + l.words);
+	b->hash = (struct bb_hash *)(all + l.hashes);
+	b->slots = (struct bb_slot *)(all + l.slots);
+	b->stage = all + l.data;
+	memcpy(b->ctl, g->ctl, sizeof(*b->ctl));
+	b->ctl->magic = BB_REGION_MAGIC;
+	b->ctl->version = BB_REGION_VERSION;
+	b->ctl->base = g->base;
+	b->ctl->npages = g->npages;
+	b->ctl->nslots = g->nslots;
+	memcpy(b->x, g->x, used * sizeof(*g->x));
 	return 0;
+}
+
+/*
+ * The parent's words, as they were at the fork: bbd is frozen and the helper
+ * was between batches, so no page is in a busy state. A write-back that is
+ * under way is the parent's; here the page counts as not written.
+ */
+static void books_copy(struct bb_region *g, struct books *b)
+{
+	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+	uint64_t tail = atomic_load(&g->ctl->stage_tail), head = atomic_load(&g->ctl->stage_head);
+
+	for (uint32_t e = 0; e < used; e++) {
+		uint32_t first = e * BB_EXTENT_PAGES;
+
+		if (bb_xstate(e) != BB_X_MANAGED)
+			continue;
+		for (uint32_t i = first; i < first + BB_EXTENT_PAGES; i++) {
+			bb_pw w = atomic_load(&g->pw[i]) & ~BB_PW_WAIT;
+
+			if (w & BB_PW_WB)
+				w = (w & ~(BB_PW_WB | BB_PW_HASHED)) |
+				    (bb_pw_state(w) == BB_P_STAGED ? BB_PW_DIRTY : 0);
+			atomic_store(&b->pw[i], w);
+			if (w & BB_PW_HASHED)
+				b->hash[i] = g->hash[i];
+		}
+	}
+	for (; tail < head; tail++) {
+		uint32_t s = (uint32_t)(tail & (g->nslots - 1));
+
+		b->slots[s] = g->slots[s];
+		memcpy(b->stage + ((size_t)s << BB_PAGE_SHIFT), g->stage + ((size_t)s << BB_PAGE_SHIFT), BB_PAGE_SIZE);
+	}
+}
+
+static void books_use(struct bb_region *g, const struct books *b)
+{
+	if (g->pw) { /* shared ones: one mapping */
+		bb_sys_munmap(g->ctl, g->lay.size);
+	} else {
+		bb_sys_munmap(g->ctl, sizeof(*g->ctl));
+		bb_sys_munmap(g->x, g->nextents * sizeof(*g->x));
+	}
+	g->ctl = b->ctl;
+	g->x = b->x;
+	g->pw = b->pw;
+	g->hash = b->hash;
+	g->slots = b->slots;
+	g->stage = b->stage;
+	g->lay = bb_region_layout(g->npages, g->nslots);
 }
 
 static int staging_new(struct bb_region *g)
@@ -189,12 +239,12 @@ static int send_request(int sock, const struct bb_attach_req *req, const int *fd
 	return n < 0 ? -errno : n == sizeof(*req) ? 0 : -EIO;
 }
 
-static int read_reply(int sock, struct bb_attach_rep *rep)
+int bb_sock_read(int sock, void *buf, size_t len)
 {
 	size_t have = 0;
 
-	while (have < sizeof(*rep)) {
-		ssize_t n = recv(sock, (char *)rep + have, sizeof(*rep) - have, 0);
+	while (have < len) {
+		ssize_t n = recv(sock, (char *)buf + have, len - have, 0);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -204,6 +254,15 @@ static int read_reply(int sock, struct bb_attach_rep *rep)
 			return -ECONNRESET;
 		have += (size_t)n;
 	}
+	return 0;
+}
+
+static int read_reply(int sock, struct bb_attach_rep *rep)
+{
+	int r = bb_sock_read(sock, rep, sizeof(*rep));
+
+	if (r < 0)
+		return r;
 	rep->message[sizeof(rep->message) - 1] = 0;
 	if (rep->magic != BB_ATTACH_MAGIC || rep->size != sizeof(*rep))
 		return -EPROTO;
@@ -220,16 +279,10 @@ static uint32_t slots_for(uint64_t budget)
 	return n;
 }
 
-int bb_attach(void)
+/* uffd, memfd, kick and sock, out of the program's way. */
+static int open_all(struct bb_region *g, const char *path, bool *user_only)
 {
-	struct bb_region *g = &bb_rg;
-	struct bb_attach_req req = { .magic = BB_ATTACH_MAGIC, .size = sizeof(req) };
-	const char *path = bb_opts.str[BB_OPT_SOCKET];
-	struct bb_attach_rep rep;
-	bool user_only = false;
-	size_t min = bb_region_min;
-	int64_t limit;
-	int fds[3], r;
+	int r;
 
 	g->sock = dial(path);
 	if (g->sock < 0) {
@@ -238,81 +291,185 @@ int bb_attach(void)
 			strerrordesc_np(-r));
 		return r;
 	}
-	g->uffd = uffd_new(&g->features, &user_only);
+	g->uffd = uffd_new(&g->features, user_only);
 	if (g->uffd < 0) {
 		r = g->uffd;
 		bb_warn("userfaultfd is not allowed here (%s): large memory stays local; "
 			"allow it with: chmod 666 /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1",
 			strerrordesc_np(-r));
-		goto out;
+		return r;
 	}
 	if (!(g->features & UFFD_FEATURE_MOVE)) {
-		r = -EOPNOTSUPP;
 		bb_warn("this kernel has no UFFDIO_MOVE (Linux 6.8 and later have it): large memory stays local");
-		goto out;
+		return -EOPNOTSUPP;
 	}
-	if (user_only)
+	if (*user_only)
 		bb_warn("userfaultfd only for faults of user space: system calls on remote memory will fail with EFAULT; "
 			"allow all with: chmod 666 /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1");
-	g->uffd = bb_fd_hide(g->uffd);
-	g->sock = bb_fd_hide(g->sock);
-	g->nslots = slots_for(g->budget);
 	g->memfd = (int)syscall(SYS_memfd_create, "bluebridge", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	g->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (g->memfd < 0 || g->kick < 0) {
 		r = -errno;
 		bb_warn("cannot share the page table with bbd (%s): large memory stays local", strerrordesc_np(-r));
-		goto out;
+		return r;
 	}
+	g->sock = bb_fd_hide(g->sock);
+	g->uffd = bb_fd_hide(g->uffd);
 	g->memfd = bb_fd_hide(g->memfd);
 	g->kick = bb_fd_hide(g->kick);
-	r = books_share(g, g->memfd);
-	if (r == 0)
-		r = staging_new(g);
-	if (r < 0) {
-		bb_warn("cannot share the page table with bbd (%s): large memory stays local", strerrordesc_np(-r));
-		goto out;
-	}
-
-	req.pid = (uint32_t)getpid();
-	req.budget = g->budget;
-	req.uffd_features = g->features;
-	req.user_mode_only = user_only;
-	req.staging_pages = g->nslots;
-	strncpy(req.comm, program_invocation_short_name ? program_invocation_short_name : "?", sizeof(req.comm) - 1);
-	fds[0] = g->uffd;
-	fds[1] = g->memfd;
-	fds[2] = g->kick;
-	r = send_request(g->sock, &req, fds, 3);
-	if (r == 0)
-		r = read_reply(g->sock, &rep);
-	if (r == 0 && rep.error)
-		r = rep.error;
-	if (r < 0) {
-		bb_warn("bbd at %s refused (%s): large memory stays local", path,
-			r == rep.error && rep.message[0] ? rep.message : strerrordesc_np(-r));
-		goto out;
-	}
-	limit = (int64_t)(rep.budget >> BB_PAGE_SHIFT) - g->nslots;
-	g->budget = rep.budget;
-	g->local_limit = limit;
-	bb_info("attached to %s as region %u: budget %lu MiB", path, rep.region, (unsigned long)(rep.budget >> 20));
-
-	/* The thread's own allocations must not come back here: the lock is held. */
-	bb_region_min = SIZE_MAX;
-	r = bb_evict_start();
-	bb_region_min = min;
-	if (r < 0) {
-		bb_warn("cannot start a thread (%s): large memory stays local", strerrordesc_np(-r));
-		goto out;
-	}
-	g->attached = BB_ATTACHED;
 	return 0;
-out:
+}
+
+static void close_all(struct bb_region *g)
+{
 	bb_fd_close(g->sock);
 	bb_fd_close(g->uffd);
 	bb_fd_close(g->memfd);
 	bb_fd_close(g->kick);
 	g->sock = g->uffd = g->memfd = g->kick = -1;
+}
+
+static int introduce(struct bb_region *g, const char *path, bool user_only, uint32_t flags, uint64_t token)
+{
+	struct bb_attach_req req = {
+		.magic = BB_ATTACH_MAGIC,
+		.size = sizeof(req),
+		.flags = flags,
+		.pid = (uint32_t)getpid(),
+		.budget = g->budget,
+		.uffd_features = g->features,
+		.user_mode_only = user_only,
+		.staging_pages = g->nslots,
+		.parent = g->id,
+		.token = token,
+		.no_prefetch = !bb_opts.num[BB_OPT_PREFETCH],
+	};
+	const char *place = bb_opts.str[BB_OPT_PLACE];
+	int fds[3] = { g->uffd, g->memfd, g->kick }, r;
+	struct bb_attach_rep rep = { 0 };
+
+	if (place && !strcmp(place, "local")) {
+		req.place = BB_PLACE_LOCAL;
+	} else if (place && *place >= '0' && *place <= '9') {
+		req.place = BB_PLACE_NODE;
+		req.place_node = (uint16_t)strtoul(place, NULL, 10);
+	}
+	strncpy(req.comm, program_invocation_short_name ? program_invocation_short_name : "?", sizeof(req.comm) - 1);
+	r = send_request(g->sock, &req, fds, 3);
+	if (r == 0)
+		r = read_reply(g->sock, &rep);
+	if (r == 0)
+		r = rep.error;
+	if (r < 0) {
+		bb_warn("bbd at %s refused (%s): large memory stays local", path,
+			rep.message[0] ? rep.message : strerrordesc_np(-r));
+		return r;
+	}
+	g->budget = rep.budget;
+	g->id = rep.region;
+	g->local_limit = (int64_t)(rep.budget >> BB_PAGE_SHIFT) - g->nslots;
+	bb_info("attached to %s as region %u: budget %lu MiB", path, rep.region, (unsigned long)(rep.budget >> 20));
+	return 0;
+}
+
+static int helper_new(void)
+{
+	size_t min = bb_region_min;
+	int r;
+
+	/* The thread's own allocations must not come back here: the lock is held. */
+	bb_region_min = SIZE_MAX;
+	r = bb_evict_start();
+	bb_region_min = min;
+	if (r < 0)
+		bb_warn("cannot start a thread (%s): large memory stays local", strerrordesc_np(-r));
+	return r;
+}
+
+int bb_attach(void)
+{
+	struct bb_region *g = &bb_rg;
+	const char *path = bb_opts.str[BB_OPT_SOCKET];
+	bool user_only = false;
+	struct books b;
+	int r;
+
+	r = open_all(g, path, &user_only);
+	if (r < 0)
+		goto out;
+	g->nslots = slots_for(g->budget);
+	r = books_new(g, g->memfd, &b);
+	if (r == 0) {
+		books_use(g, &b);
+		r = staging_new(g);
+	}
+	if (r < 0) {
+		bb_warn("cannot share the page table with bbd (%s): large memory stays local", strerrordesc_np(-r));
+		goto out;
+	}
+	r = introduce(g, path, user_only, 0, 0);
+	if (r == 0)
+		r = helper_new();
+	if (r < 0)
+		goto out;
+	g->attached = BB_ATTACHED;
+	return 0;
+out:
+	close_all(g);
+	return r;
+}
+
+/* Everything that bbd is to know of faults in: extents that are not LOCAL. */
+static int register_again(struct bb_region *g)
+{
+	uint32_t e, from;
+
+	for (e = 0; e < g->rw_top; e++) {
+		enum bb_extent_state s = bb_xstate(e);
+
+		from = e;
+		while (e < g->rw_top && (s == BB_X_MANAGED || s == BB_X_FRESH ||
+					 (s == BB_X_NONE && g->xp[e] & BB_XP_REGISTERED)))
+			s = bb_xstate(++e);
+		if (e > from) {
+			int r = bb_extents_register(from, e - from);
+
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
+int bb_attach_child(uint64_t token)
+{
+	struct bb_region *g = &bb_rg;
+	const char *path = bb_opts.str[BB_OPT_SOCKET];
+	bool user_only = false;
+	struct books b;
+	int r;
+
+	close_all(g); /* the parent's */
+	r = open_all(g, path, &user_only);
+	if (r < 0)
+		goto out;
+	r = books_new(g, g->memfd, &b);
+	if (r < 0)
+		goto out;
+	books_copy(g, &b);
+	books_use(g, &b);
+	r = staging_new(g);
+	if (r == 0)
+		r = register_again(g);
+	if (r == 0)
+		r = introduce(g, path, user_only, BB_ATTACH_FORK, token);
+	if (r == 0)
+		r = helper_new();
+	if (r < 0)
+		goto out;
+	g->attached = BB_ATTACHED;
+	return 0;
+out:
+	close_all(g);
 	return r;
 }

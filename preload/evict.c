@@ -389,6 +389,7 @@ static bool make_room(int64_t target)
 		bb_unlock(&g->lock);
 		if (fruitless > 1)
 			return false;
+		bb_lock(&g->evicting);
 		while (ev.nv < max && ev.hand < used_extents && bb_xstate(ev.hand) != BB_X_LOCAL) {
 			if (bb_xstate(ev.hand) == BB_X_MANAGED && !pick(ev.hand, max))
 				break;
@@ -397,6 +398,7 @@ static bool make_room(int64_t target)
 		}
 		if (ev.nv)
 			run_batch();
+		bb_unlock(&g->evicting);
 	}
 	return true;
 }

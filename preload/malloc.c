@@ -2,8 +2,12 @@
 /*
  * The malloc family. Sizes of at least BB_MIN go to the global region; what
  * the region will not take, and all that is smaller, goes to the allocator
- * that the program would have used without us. Whose a pointer is, is told by
- * its address alone (bb_region_has).
+ * that the program would have used without us.
+ *
+ * Whose a pointer is: outside of the region, the real allocator's. Inside, ours
+ * if a run starts there that we marked; else it belongs to an allocator on top
+ * (jemalloc, as in redis), whose chunks come from our mmap. A mark is read
+ * without a lock: it cannot change while the block is in use.
  *
  * The small sizes are the hot ones: one compare, then a jump. Everything else
  * is kept out of line.
@@ -18,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "private.h"
 #include "real.h"
 #include "region.h"
 
@@ -29,12 +34,25 @@
 
 EXPORT void cfree(void *p);
 
+static inline bool ours(const void *p)
+{
+	return bb_region_has(p) && !((uintptr_t)p & BB_PAGE_MASK) &&
+	       bb_runs_marked(&bb_rg.runs, bb_page_of((uintptr_t)p));
+}
+
+static void *mark(void *p)
+{
+	if (p)
+		bb_runs_mark(&bb_rg.runs, bb_page_of((uintptr_t)p));
+	return p;
+}
+
 /* NULL where the region has no place for it; the caller goes to the real function. */
 static void *big_alloc(size_t size, size_t align, unsigned int flags)
 {
 	if (size > PTRDIFF_MAX || align & (align - 1) || align > ALIGN_MAX)
 		return NULL;
-	return bb_region_alloc(size, align < BB_PAGE_SIZE ? BB_PAGE_SIZE : align, flags);
+	return mark(bb_region_alloc(size, align < BB_PAGE_SIZE ? BB_PAGE_SIZE : align, flags));
 }
 
 static COLD void *big_malloc(size_t size)
@@ -53,9 +71,10 @@ EXPORT void *malloc(size_t size)
 
 static COLD void other_free(void *p)
 {
-	if (bb_region_has(p))
+	if (ours(p))
 		bb_region_free(p);
-	/* Else of the early arena, which is never given back. */
+	else if (!bb_early_has(p)) /* the arena is never given back */
+		bb_real.free(p);
 }
 
 EXPORT void free(void *p)
@@ -87,21 +106,16 @@ EXPORT void *calloc(size_t n, size_t size)
 	return big_calloc(n, size);
 }
 
-/* p lies in the region and size > 0. */
+/* p is ours and size > 0. */
 static void *realloc_ours(void *p, size_t size)
 {
 	size_t old = bb_region_usable(p);
 	void *q;
 
-	if (unlikely(!old)) {
-		/* Not a block of ours: aborts with a message, as it would without us. */
-		bb_region_free(p);
-		return NULL;
-	}
 	if (size > PTRDIFF_MAX)
 		goto no_memory;
 	if (size >= bb_region_min / 2) {
-		q = bb_region_realloc(p, size);
+		q = mark(bb_region_realloc(p, size));
 		if (q)
 			return q;
 		if (size <= old)
@@ -134,7 +148,7 @@ static COLD void *other_realloc(void *p, size_t size)
 
 	if (!p)
 		return malloc(size);
-	if (bb_region_has(p)) {
+	if (ours(p)) {
 		if (size)
 			return realloc_ours(p, size);
 		bb_region_free(p);
@@ -149,6 +163,8 @@ static COLD void *other_realloc(void *p, size_t size)
 			memcpy(q, p, size < old ? size : old);
 		return q;
 	}
+	if (!bb_region_wants(size))
+		return bb_real.realloc(p, size);
 	/*
 	 * It became large. Where it was large already (the region refused it,
 	 * or it is older than the region), the real realloc moves page tables
@@ -234,7 +250,7 @@ EXPORT void *pvalloc(size_t size)
 
 EXPORT size_t malloc_usable_size(void *p)
 {
-	if (bb_region_has(p))
+	if (ours(p))
 		return bb_region_usable(p);
 	if (unlikely(bb_early_has(p)))
 		return bb_early_usable(p);

@@ -3,7 +3,8 @@
  * What the files of the region share among themselves (region.c, vm.c, page.c,
  * evict.c, attach.c, fork.c, init.c); the interposed functions see region.h.
  *
- * Lock order: bb_rg.lock, then nothing. It guards the run allocator, the
+ * Lock order: bb_rg.lock, then bb_rg.evicting (fork takes both, so that no
+ * page is between two places when the child is made). bb_rg.lock guards the run allocator, the
  * extents' states (as far as the program changes them) and the private flags.
  * The helper takes it to seal extents, never while pages are EVICTING; so a
  * thread that holds it may wait for a page to leave a busy state.
@@ -51,6 +52,7 @@ enum bb_attach_state {
 
 struct bb_region {
 	struct bb_lock lock;
+	struct bb_lock evicting;	/* the helper has pages EVICTING */
 	enum bb_attach_state attached;
 	uintptr_t base;
 	uint32_t npages, nextents;
@@ -75,6 +77,7 @@ struct bb_region {
 	uintptr_t staging;		/* where victims are moved to */
 	int uffd, memfd, sock, kick;
 	uint64_t features;		/* of the userfaultfd */
+	uint32_t id;			/* bbd's number for this region */
 	bool helper_runs;
 };
 
@@ -155,6 +158,13 @@ void bb_alone_serve(void);
 
 /* Asks bbd to page for us. Lock held. Return: 0 or -errno; sets bb_rg.attached. */
 int bb_attach(void);
+/*
+ * In a fork child: the same with books of its own that begin as the parent's
+ * (still mapped, and frozen). Lock held. Return: 0 or -errno.
+ */
+int bb_attach_child(uint64_t token);
+/* Reads exactly len bytes within the socket's deadline. Return: 0 or -errno. */
+int bb_sock_read(int sock, void *buf, size_t len);
 
 /* --- fork.c -------------------------------------------------------------- */
 

@@ -4,6 +4,7 @@
  * region. A few spare ones are kept, so that a write-back seldom waits for a
  * CREATE; what the program frees becomes spare again, or is given back.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -146,12 +147,14 @@ uint32_t bb_extent_home(struct bb_program *p, uint32_t page)
 {
 	uint32_t e = page / BB_EXTENT_PAGES, r = p->xrx[e];
 
-	if (r && p->rx[r].state == BB_RX_READY)
+	if (r && p->rx[r].state == BB_RX_READY && (!p->rx[r].share || p->rx[r].share->refs == 1))
 		return r;
 	if (!p->nspare) {
 		p->wanted = 1;
 		return 0;
 	}
+	if (r)
+		p->rx[r].old = true; /* parent or child still read it: leave it as it is */
 	r = p->spare[--p->nspare];
 	p->rx[r].extent = e;
 	p->xrx[e] = r;
@@ -187,9 +190,17 @@ static void deleted(struct bb_net_req *req)
 static bool give_back(struct bb_program *p, uint32_t rx)
 {
 	struct bb_delete *d = p->pager->free_dels;
+	struct bb_rx_share *share = p->rx[rx].share;
 
+	if (share && share->refs > 1) {
+		share->refs--;
+		rx_put(p, rx);
+		return true;
+	}
 	if (!d)
 		return false;
+	free(share);
+	p->rx[rx].share = NULL;
 	p->pager->free_dels = d->next;
 	memset(&d->req, 0, sizeof(d->req));
 	d->prog = p;
@@ -206,6 +217,30 @@ static bool give_back(struct bb_program *p, uint32_t rx)
 	return true;
 }
 
+static bool is_read(struct bb_program *p, uint32_t rx)
+{
+	uint32_t first = p->rx[rx].extent * BB_EXTENT_PAGES;
+
+	if (atomic_load(&p->x[p->rx[rx].extent].state) != BB_X_MANAGED)
+		return false;
+	for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++) {
+		bb_pw w = atomic_load_explicit(&p->pw[first + i], memory_order_relaxed);
+
+		if (bb_pw_rx(w) == rx && (w & BB_PW_HASHED))
+			return true;
+	}
+	return false;
+}
+
+/* What a fork left behind, once all of its pages have been written elsewhere. */
+static void sweep_old(struct bb_program *p)
+{
+	for (uint32_t r = 1; r < p->nrx; r++)
+		if (p->rx[r].old && p->rx[r].state == BB_RX_READY && !p->rx[r].busy && !is_read(p, r) &&
+		    !give_back(p, r))
+			return;
+}
+
 /* Extents that the program has freed: their home copies mean nothing any more. */
 static void sweep(struct bb_program *p)
 {
@@ -218,7 +253,7 @@ static void sweep(struct bb_program *p)
 		s = atomic_load(&p->x[e].state);
 		if (s != BB_X_NONE && s != BB_X_FRESH)
 			continue;
-		if (p->nspare < 2 * SPARE_LOW && p->rx[r].state == BB_RX_READY) {
+		if (p->nspare < 2 * SPARE_LOW && p->rx[r].state == BB_RX_READY && !p->rx[r].share) {
 			p->rx[r].extent = BB_NO_EXTENT;
 			p->spare[p->nspare++] = r;
 		} else if (!give_back(p, r)) {
@@ -235,12 +270,40 @@ bool bb_extent_poll(struct bb_program *p)
 	if (pg->now >= p->sweep_at) {
 		p->sweep_at = pg->now + SWEEP_NS;
 		sweep(p);
+		if (p->forked)
+			sweep_old(p);
 	}
 	if (p->create.busy || (p->nspare >= SPARE_LOW && !p->wanted) || pg->now < p->create.retry_at)
 		return false;
 	p->wanted = 0;
 	ask(p);
 	return true;
+}
+
+int bb_extent_share(struct bb_program *p, struct bb_program *q)
+{
+	if (p->rx_cap < q->nrx || p->nextents != q->nextents)
+		return -EINVAL;
+	for (uint32_t r = 1; r < q->nrx; r++) {
+		struct bb_rx *x = &q->rx[r];
+
+		if (x->extent == BB_NO_EXTENT || (x->state != BB_RX_READY && x->state != BB_RX_BAD))
+			continue;
+		if (!x->share) {
+			x->share = malloc(sizeof(*x->share));
+			if (!x->share)
+				return -ENOMEM;
+			x->share->refs = 1;
+		}
+		x->share->refs++;
+		p->rx[r] = *x;
+		p->rx[r].busy = 0;
+	}
+	p->nrx = q->nrx;
+	p->xtop = q->xtop;
+	memcpy(p->xrx, q->xrx, q->xtop * sizeof(*p->xrx));
+	p->forked = q->forked = true;
+	return 0;
 }
 
 bool bb_extent_drain(struct bb_program *p)

@@ -244,6 +244,7 @@ static void done(struct bb_net_req *req)
 out:
 	p->rx[f->rx].busy--;
 	p->refs--;
+	p->fills--;
 	f->next = pg->free_fills;
 	pg->free_fills = f;
 }
@@ -267,6 +268,7 @@ int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx,
 	f->enter_ns = p->pager->enter_ns;
 	p->rx[rx].busy++;
 	p->refs++;
+	p->fills++;
 	submit(f);
 	return 0;
 }

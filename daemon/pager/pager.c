@@ -50,6 +50,29 @@ static void unwatch(struct bb_pager *pg, int fd)
 	epoll_ctl(pg->epoll, EPOLL_CTL_DEL, fd, NULL);
 }
 
+/* The program goes on when it has this. A fork child is made a copy first. */
+static void answer(struct bb_program *p)
+{
+	struct bb_attach_rep rep = {
+		.magic = BB_ATTACH_MAGIC,
+		.size = sizeof(rep),
+		.region = p->id,
+		.budget = ((uint64_t)p->limit + p->nslots) << BB_PAGE_SHIFT,
+	};
+
+	if (p->parent) {
+		rep.error = bb_program_clone(p);
+		if (rep.error) {
+			bb_format(rep.message, sizeof(rep.message), "the parent is not waiting for a fork");
+			p->gone = true;
+		}
+	}
+	if (send(p->sock, &rep, sizeof(rep), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(rep))
+		p->gone = true;
+	bb_info("program %u (%s) attached: region %u, budget %lu MiB", p->pid, p->comm, p->id,
+		(unsigned long)(rep.budget >> 20));
+}
+
 static void take_inbox(struct bb_pager *pg)
 {
 	struct bb_program *p;
@@ -59,20 +82,12 @@ static void take_inbox(struct bb_pager *pg)
 		pg->inbox = p->next;
 		p->next = pg->programs;
 		pg->programs = p;
+		answer(p);
 		watch(pg, p->uffd);
 		watch(pg, p->kick);
 		watch(pg, p->sock);
 	}
 	pthread_mutex_unlock(&pg->lock);
-}
-
-/* The socket carries nothing after the attach: readable means it has ended. */
-static bool has_ended(struct bb_program *p)
-{
-	char buf[64];
-	ssize_t n = recv(p->sock, buf, sizeof(buf), MSG_DONTWAIT);
-
-	return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
 }
 
 static void part_with(struct bb_pager *pg, struct bb_program *p)
@@ -108,6 +123,11 @@ static int poll_program(struct bb_program *p)
 
 	if (p->gone)
 		return 0;
+	if (p->freezing) {
+		bb_program_freeze_poll(p);
+		if (p->freezing)
+			return 0;
+	}
 	work = bb_fault_poll(p);
 	if (p->parked_n)
 		work += bb_fault_unpark(p);
@@ -145,7 +165,7 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 			continue;
 		if (ev->data.fd == p->kick && read(p->kick, &count, sizeof(count)) < 0)
 			continue;
-		if (ev->data.fd == p->sock && has_ended(p))
+		if (ev->data.fd == p->sock && !bb_program_hear(p))
 			part_with(pg, p);
 	}
 }
@@ -155,13 +175,14 @@ static void sleep_until_work(struct bb_pager *pg)
 	struct epoll_event ev[EVENTS];
 	struct bb_program *p;
 	uint64_t next, wait;
-	bool parked = false, gone = false;
+	bool parked = false, gone = false, freezing = false;
 	int i, n;
 
 	for (p = pg->programs; p; p = p->next) {
 		atomic_store(&p->ctl->bbd_wants, 1);
 		parked |= p->parked_n > 0;
 		gone |= p->gone;
+		freezing |= p->freezing;
 	}
 	if (poll_all(pg))
 		return;
@@ -171,6 +192,8 @@ static void sleep_until_work(struct bb_pager *pg)
 	if (wait > TICK_NS)
 		wait = TICK_NS;
 	if (parked && wait > 1000000)
+		wait = 1000000;
+	if (freezing && wait > 1000000)
 		wait = 1000000;
 	if (gone && wait > 10000000)
 		wait = 10000000;
@@ -321,16 +344,9 @@ void bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, uint6
 	pthread_mutex_lock(&pg->lock);
 	p->id = pg->next_id;
 	pg->next_id += 64; /* numbers are unique over the pagers of a host */
-	rep.region = p->id;
-	rep.budget = granted;
-	/* Answered before the pager sees it: its socket is ours until then. */
-	if (send(sock, &rep, sizeof(rep), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(rep))
-		bb_debug("program %u left while attaching", p->pid);
 	p->next = pg->inbox;
 	pg->inbox = p;
 	pthread_mutex_unlock(&pg->lock);
-	bb_info("program %u (%s) attached: region %u, budget %lu MiB", p->pid, p->comm, p->id,
-		(unsigned long)(granted >> 20));
 	wake(pg);
 }
 

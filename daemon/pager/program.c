@@ -11,10 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "log.h"
 #include "program.h"
 
@@ -97,6 +100,10 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	p->place = req->place;
 	p->place_node = req->place_node;
 	p->no_prefetch = req->no_prefetch;
+	if (req->flags & BB_ATTACH_FORK) {
+		p->parent = req->parent;
+		p->parent_token = req->token;
+	}
 
 	/* Without the seals the program could pull the memory from under us. */
 	if (fstat(memfd, &st) < 0 || (fcntl(memfd, F_GET_SEALS) & seals) != seals ||
@@ -142,6 +149,69 @@ fail:
 	p->sock = p->uffd = p->memfd = p->kick = -1; /* the caller closes them */
 	bb_program_free(p);
 	return NULL;
+}
+
+/* --- fork ------------------------------------------------------------------ */
+
+bool bb_program_hear(struct bb_program *p)
+{
+	struct bb_msg m;
+	ssize_t n = recv(p->sock, &m, sizeof(m), MSG_DONTWAIT);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR;
+	if (n != sizeof(m) || m.magic != BB_MSG_MAGIC)
+		return false;
+	switch (m.op) {
+	case BB_MSG_FREEZE:
+		p->freezing = true;
+		p->frozen_until = bb_now_ns() + BB_FREEZE_MAX_MS * 1000000ULL;
+		bb_program_freeze_poll(p);
+		return true;
+	case BB_MSG_THAW:
+		p->freezing = p->frozen = false;
+		return true;
+	default:
+		return false;
+	}
+}
+
+void bb_program_freeze_poll(struct bb_program *p)
+{
+	struct bb_msg m = { .magic = BB_MSG_MAGIC, .op = BB_MSG_FREEZE };
+
+	if (p->freezing && !p->frozen && !p->fills) {
+		if (getrandom(&p->token, sizeof(p->token), 0) != sizeof(p->token) || !p->token)
+			p->token = bb_now_ns() | 1;
+		m.token = p->token;
+		p->frozen = true;
+		if (send(p->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(m))
+			p->freezing = p->frozen = false;
+	}
+	if (bb_now_ns() > p->frozen_until)
+		p->freezing = p->frozen = false;
+}
+
+int bb_program_clone(struct bb_program *p)
+{
+	struct bb_program *q;
+	int r;
+
+	for (q = p->pager->programs; q; q = q->next)
+		if (q->id == p->parent && q != p && !q->gone)
+			break;
+	if (!q || !q->frozen || q->token != p->parent_token || q->npages != p->npages || q->base != p->base ||
+	    q->nslots != p->nslots)
+		return -EPERM;
+	r = bb_extent_share(p, q);
+	p->tail = q->tail;
+	p->wb = q->tail; /* what is under way for the parent is not for us */
+	p->place = q->place;
+	p->place_node = q->place_node;
+	p->no_prefetch = q->no_prefetch;
+	p->given = q->given;
+	q->freezing = q->frozen = false;
+	return r;
 }
 
 void bb_program_free(struct bb_program *p)

@@ -33,6 +33,11 @@ enum bb_rx_state {
 	BB_RX_DELETING,
 };
 
+/* A home extent that several programs read: parent and children after fork. */
+struct bb_rx_share {
+	uint32_t refs;
+};
+
 /* One extent at a home. */
 struct bb_rx {
 	uint64_t ptr;
@@ -40,7 +45,9 @@ struct bb_rx {
 	uint32_t extent;	/* of the region that it backs; ~0: spare */
 	uint16_t node;
 	uint8_t state;
+	bool old;		/* only read: its extent is written elsewhere since a fork */
 	uint16_t busy;		/* requests under way */
+	struct bb_rx_share *share; /* NULL: ours alone */
 };
 
 #define BB_SPARE_MAX BB_CREATE_MAX
@@ -113,6 +120,13 @@ struct bb_program {
 	int sock, uffd, memfd, kick;
 	bool gone;		/* its end was seen; waits for requests to come home */
 	unsigned int refs;	/* requests under way */
+	unsigned int fills;	/* of them, pages on their way in */
+
+	/* fork: see local.h */
+	bool freezing, frozen;
+	uint64_t frozen_until, token;
+	uint32_t parent;	/* not yet cloned from it; 0: no */
+	uint64_t parent_token;
 
 	/* The shared memory; bounds are ours, not what the program writes there. */
 	void *map;
@@ -138,6 +152,7 @@ struct bb_program {
 	uint32_t wanted;	/* extents that wait for a spare */
 	uint32_t given;		/* extents created so far: sizes the next request */
 	struct bb_create create;
+	bool forked;		/* some of it is shared, or was */
 	bool homeless;		/* nobody has room: pages stay with the program */
 	uint16_t place, place_node;
 	bool no_prefetch;
@@ -196,6 +211,13 @@ void bb_program_over(struct bb_program *p, int64_t n);
 /* Rings the helper if it sleeps and has reason to work. */
 void bb_program_ring(struct bb_program *p);
 
+/* Messages on its socket. Return: false once it has ended. */
+bool bb_program_hear(struct bb_program *p);
+/* Answers a freeze that is waited for, ends one that lasts too long. */
+void bb_program_freeze_poll(struct bb_program *p);
+/* Makes p a copy of its frozen parent. Return: 0 or -errno. */
+int bb_program_clone(struct bb_program *p);
+
 /* --- fault.c -------------------------------------------------------------- */
 
 /* Reads and serves faults. Return: messages read. */
@@ -239,6 +261,8 @@ bool bb_writeback_poll(struct bb_program *p);
 uint32_t bb_extent_home(struct bb_program *p, uint32_t page);
 void bb_extent_bad(struct bb_program *p, uint32_t rx);
 bool bb_extent_poll(struct bb_program *p);
+/* p reads what q has; both write elsewhere from now on. */
+int bb_extent_share(struct bb_program *p, struct bb_program *q);
 /* Starts giving everything back. Return: true where nothing is left. */
 bool bb_extent_drain(struct bb_program *p);
 

@@ -11,6 +11,13 @@
  * The socket then stays open for the life of the program: its end tells bbd
  * that the program is gone and the region's home memory may be freed.
  *
+ * Before it forks, a program whose pages are paged sends BB_MSG_FREEZE on that
+ * socket. bbd finishes the fills under way, starts nothing new for it, and
+ * answers with a token. The child attaches with BB_ATTACH_FORK, the parent's
+ * region and the token: its region begins as a copy of the parent's, and home
+ * memory is shared until either writes. The parent goes on when the child has
+ * attached, says BB_MSG_THAW, or BB_FREEZE_MAX_MS have passed.
+ *
  * A program that only wants to know its budget sends the request with
  * BB_ATTACH_QUERY and no descriptors, and closes after the reply.
  */
@@ -22,6 +29,19 @@
 #define BB_SOCKET_DEFAULT "/run/bluebridge/bbd.sock"
 #define BB_ATTACH_MAGIC 0x31414242u /* first byte on the wire: 'B' */
 #define BB_ATTACH_QUERY 0x1
+#define BB_ATTACH_FORK 0x2
+
+#define BB_MSG_MAGIC 0x674d4242u
+#define BB_MSG_FREEZE 1
+#define BB_MSG_THAW 2
+#define BB_FREEZE_MAX_MS 5000
+
+/* Program to bbd, and bbd's answer to FREEZE. */
+struct bb_msg {
+	uint32_t magic;
+	uint32_t op;
+	uint64_t token; /* in the answer; 0: refused */
+};
 
 enum bb_place {
 	BB_PLACE_SPREAD = 0,	/* the hosts with most to lend, in turn */
@@ -41,6 +61,9 @@ struct bb_attach_req {
 	uint16_t place;		/* enum bb_place */
 	uint16_t place_node;	/* for BB_PLACE_NODE */
 	uint32_t no_prefetch;
+	uint32_t parent;	/* BB_ATTACH_FORK: the parent's region */
+	uint32_t pad;
+	uint64_t token;		/* BB_ATTACH_FORK: from the answer to FREEZE */
 	char comm[32];
 };
 
