@@ -8,8 +8,8 @@
  * touch, and none touches top (both would have been merged). All that is known
  * of a run lies at its first page, so that a run costs a few cache lines of
  * bookkeeping whatever its size:
- *	meta[p]	   length, and in the top bit whether it is used; 0 where no run
- *		   starts
+ *	meta[p]	   length, and in the top bits whether it is used and marked;
+ *		   0 where no run starts
  *	link[2p]   next and previous free run of the same class
  *	start[]	   a bit a page: a run starts here. 64 bits of one level are
  *		   summed up in one bit of the next, so that the run which a page
@@ -26,12 +26,13 @@
 #include <string.h>
 
 #define USED 0x80000000u
-#define NIL 0xffffffffu /* no page: npages is below 2^31 */
-#define LOOK 4		/* free runs of a class that an allocation looks at */
+#define MARK 0x40000000u /* of used runs only: see bb_runs_marked */
+#define NIL 0xffffffffu	 /* no page: npages is below 2^30 */
+#define LOOK 4		 /* free runs of a class that an allocation looks at */
 
 static inline uint32_t run_len(uint32_t tag)
 {
-	return tag & ~USED;
+	return tag & ~(USED | MARK);
 }
 
 static inline unsigned int class_of(uint32_t n)
@@ -226,7 +227,7 @@ int bb_runs_init(struct bb_runs *r, void *zeroed, uint64_t npages)
 	uint64_t even = (npages + 1) & ~1ULL, n = npages;
 	uint64_t *bits;
 
-	if (!npages || npages >= USED || !zeroed || (uintptr_t)zeroed % sizeof(uint64_t))
+	if (!npages || npages >= MARK || !zeroed || (uintptr_t)zeroed % sizeof(uint64_t))
 		return -EINVAL;
 	memset(r, 0, sizeof(*r));
 	memset(r->head, 0xff, sizeof(r->head));
@@ -298,6 +299,12 @@ int64_t bb_runs_alloc(struct bb_runs *r, uint32_t n, uint32_t align)
 	return (int64_t)at;
 }
 
+void bb_runs_mark(struct bb_runs *r, uint32_t first)
+{
+	if (first < r->npages && r->meta[first] & USED)
+		r->meta[first] |= MARK;
+}
+
 uint32_t bb_runs_len(const struct bb_runs *r, uint32_t first)
 {
 	return first < r->npages && r->meta[first] & USED ? run_len(r->meta[first]) : 0;
@@ -356,7 +363,7 @@ uint32_t bb_runs_free(struct bb_runs *r, uint32_t first, uint32_t n)
 		if (b < run_end)
 			mark_used(r, b, run_end - b);
 		if (run < a)
-			mark_used(r, run, a - run);
+			r->meta[run] = (a - run) | (r->meta[run] & ~(MARK - 1));
 		release(r, a, b - a);
 		freed += b - a;
 		p = bb_runs_next(r, b, &len);
@@ -389,7 +396,7 @@ int bb_runs_resize(struct bb_runs *r, uint32_t first, uint32_t n)
 		if (have > n - len)
 			list_add(r, first + n, have - (n - len));
 	}
-	r->meta[first] = n | USED;
+	r->meta[first] = n | (r->meta[first] & ~(MARK - 1));
 	r->used += n - len;
 	return 0;
 }

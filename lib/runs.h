@@ -34,7 +34,7 @@ struct bb_runs {
 	uint32_t levels;
 };
 
-/* Bytes of bookkeeping for npages (below 2^31); touched sparsely. */
+/* Bytes of bookkeeping for npages (below 2^30); touched sparsely. */
 size_t bb_runs_meta_size(uint64_t npages);
 int bb_runs_init(struct bb_runs *r, void *zeroed, uint64_t npages);
 
@@ -53,6 +53,17 @@ int64_t bb_runs_find(const struct bb_runs *r, uint32_t page);
 int bb_runs_resize(struct bb_runs *r, uint32_t first, uint32_t n);
 /* Makes one used run of [first, first + n), which must be free. For MAP_FIXED. Return: 0 or -EEXIST. */
 int bb_runs_take(struct bb_runs *r, uint32_t first, uint32_t n);
+/*
+ * One bit of the caller's on a used run. It stays with the run's first page:
+ * through resize, and where a later part is freed; what follows a hole has it
+ * not. bb_runs_marked needs no lock where the page belongs to a run that cannot
+ * go away meanwhile; false where no used run starts there.
+ */
+void bb_runs_mark(struct bb_runs *r, uint32_t first);
+static inline bool bb_runs_marked(const struct bb_runs *r, uint32_t first)
+{
+	return first < r->npages && __atomic_load_n(&r->meta[first], __ATOMIC_RELAXED) >> 30 == 3;
+}
 /* Next used run at or after page. Return: its start and *n, or -ENOENT. */
 int64_t bb_runs_next(const struct bb_runs *r, uint32_t page, uint32_t *n);
 

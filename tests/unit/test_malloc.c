@@ -36,14 +36,10 @@
 uintptr_t bb_region_base, bb_region_size;
 size_t bb_region_min = SIZE_MAX;
 
-/* --- the pretended region: a stack of blocks, never reused ------------------ */
+/* --- the pretended region: runs, never reused --------------------------------- */
 
-static struct {
-	char *p;
-	size_t n;
-} block[4096];
-static unsigned int nblocks;
-static size_t top;
+struct bb_region bb_rg;
+static uint32_t top;
 static int countdown; /* allocations that succeed before one is refused; < 0: none is */
 static unsigned int live, bad_frees;
 
@@ -52,58 +48,53 @@ static bool refuse(void)
 	return countdown >= 0 && countdown-- == 0;
 }
 
-static int find(const void *p)
+static size_t bytes_at(const void *p)
 {
-	for (unsigned int i = nblocks; i--;)
-		if (block[i].p == p && block[i].n)
-			return (int)i;
-	return -1;
+	return (size_t)bb_runs_len(&bb_rg.runs, bb_page_of((uintptr_t)p)) << BB_PAGE_SHIFT;
 }
 
 void *bb_region_alloc(size_t n, size_t align, unsigned int flags)
 {
-	n = (n + 4095) & ~4095UL;
-	top = (top + align - 1) & ~(align - 1);
-	if (refuse() || nblocks == 4096 || top + n > REGION)
+	uint32_t pages = (uint32_t)((n + 4095) >> 12), al = (uint32_t)(align >> 12);
+	char *p;
+
+	top = (top + al - 1) & ~(al - 1);
+	if (refuse() || bb_runs_take(&bb_rg.runs, top, pages) < 0)
 		return NULL;
-	block[nblocks].p = (char *)bb_region_base + top;
-	block[nblocks].n = n;
-	top += n;
+	p = (char *)bb_addr_of(top);
+	top += pages;
 	live++;
 	if (!(flags & BB_RA_ZERO))
-		memset(block[nblocks].p, 0xee, n < 8192 ? n : 8192);
-	return block[nblocks++].p;
+		memset(p, 0xee, 4096);
+	return p;
 }
 
 void bb_region_free(void *p)
 {
-	int i = find(p);
+	size_t n = bytes_at(p);
 
-	if (i < 0) {
+	if (!n) {
 		bad_frees++;
 		return;
 	}
-	memset(block[i].p, 0xdd, block[i].n < 8192 ? block[i].n : 8192);
-	block[i].n = 0;
+	memset(p, 0xdd, 4096);
+	bb_runs_free(&bb_rg.runs, bb_page_of((uintptr_t)p), (uint32_t)(n >> 12));
 	live--;
 }
 
 size_t bb_region_usable(const void *p)
 {
-	int i = find(p);
-
-	return i < 0 ? 0 : block[i].n;
+	return bytes_at(p);
 }
 
 void *bb_region_realloc(void *p, size_t n)
 {
-	int i = find(p);
-	size_t old = block[i].n;
+	size_t old = bytes_at(p);
 	char *q;
 
 	n = (n + 4095) & ~4095UL;
 	if (n <= old) {
-		block[i].n = n;
+		bb_runs_resize(&bb_rg.runs, bb_page_of((uintptr_t)p), (uint32_t)(n >> 12));
 		return p;
 	}
 	q = bb_region_alloc(n, 4096, 0);
@@ -141,11 +132,16 @@ static int start(void **state)
 {
 	void *m = mmap(NULL, REGION, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
+	void *meta = mmap(NULL, bb_runs_meta_size(REGION >> 12), PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
 	assert_ptr_not_equal(m, MAP_FAILED);
+	assert_ptr_not_equal(meta, MAP_FAILED);
+	assert_int_equal(bb_runs_init(&bb_rg.runs, meta, REGION >> 12), 0);
+	bb_rg.base = (uintptr_t)m;
 	bb_region_base = (uintptr_t)m;
 	bb_region_size = REGION;
 	bb_region_min = MIN;
-	nblocks = 0;
 	top = 0;
 	live = 0;
 	bad_frees = 0;
@@ -158,6 +154,7 @@ static int end(void **state)
 	assert_int_equal(live, 0);
 	assert_int_equal(bad_frees, 0);
 	munmap((void *)bb_region_base, REGION);
+	munmap(bb_rg.runs.meta, bb_runs_meta_size(REGION >> 12));
 	bb_region_min = SIZE_MAX;
 	bb_region_base = bb_region_size = 0;
 	return 0;
@@ -226,7 +223,6 @@ static void test_crossing(void **state)
 				size_t both = sizes[a] < sizes[b] ? sizes[a] : sizes[b];
 				char *p, *q;
 
-				nblocks = 0;
 				top = 0;
 				countdown = n;
 				p = sh_malloc(sizes[a]);
@@ -300,6 +296,58 @@ static void test_refused(void **state)
 	countdown = -1;
 }
 
+/* --- an allocator on top, whose chunks lie in the region ---------------------- */
+
+static void *seen[3];
+
+static void top_free(void *p)
+{
+	seen[0] = p;
+}
+
+static void *top_realloc(void *p, size_t n)
+{
+	seen[1] = p;
+	return p;
+}
+
+static size_t top_usable(void *p)
+{
+	seen[2] = p;
+	return 1000;
+}
+
+static void test_on_top(void **state)
+{
+	const struct bb_real keep = bb_real;
+	char *chunk = bb_region_alloc(8 * MIN, 4096, BB_RA_ZERO | BB_RA_MMAP), *mine = sh_malloc(MIN), *q;
+
+	bb_real.free = top_free;
+	bb_real.realloc = top_realloc;
+	bb_real.malloc_usable_size = top_usable;
+	/* At the chunk's start, on a page, and anywhere. */
+	for (size_t at = 0; at < 8 * MIN; at += at ? at == 4096 ? 48 : 8 * MIN : 4096) {
+		char *p = chunk + at;
+
+		memset(p, 0x31, 1000);
+		assert_int_equal(sh_malloc_usable_size(p), 1000);
+		assert_ptr_equal(seen[2], p);
+		assert_ptr_equal(sh_realloc(p, 500), p);
+		assert_ptr_equal(seen[1], p);
+		q = sh_realloc(p, MIN);
+		assert_true(in_region(q) && q != p && q[999] == 0x31);
+		assert_ptr_equal(seen[0], p);
+		sh_free(q);
+		sh_free(p + 0);
+		assert_ptr_equal(seen[0], p);
+		memset(seen, 0, sizeof(seen));
+	}
+	sh_free(mine);
+	assert_null(seen[0]);
+	bb_real = keep;
+	bb_region_free(chunk);
+}
+
 static void test_early(void **state)
 {
 	char *a = bb_early_alloc(100, 16), *b = bb_early_alloc(10, 64), *p;
@@ -337,6 +385,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_where, start, end),
 		cmocka_unit_test_setup_teardown(test_crossing, start, end),
 		cmocka_unit_test_setup_teardown(test_refused, start, end),
+		cmocka_unit_test_setup_teardown(test_on_top, start, end),
 		cmocka_unit_test_setup_teardown(test_early, start, end),
 	};
 

@@ -49,6 +49,7 @@ static void runs_free(struct bb_runs *r)
 
 static uint32_t owner[MAX]; /* 0: free; else id of the run */
 static uint32_t npages, next_id;
+static bool marked[1 << 20]; /* by id; what is cut off a run gets a new one */
 
 static bool model_free_range(uint32_t p, uint32_t n)
 {
@@ -117,6 +118,7 @@ static void check_all(const struct bb_runs *r)
 			start = i;
 		assert_int_equal(bb_runs_find(r, i), owner[i] ? start : -ENOENT);
 		assert_int_equal(bb_runs_len(r, i), model_len(i));
+		assert_int_equal(bb_runs_marked(r, i), model_len(i) && marked[owner[i]]);
 	}
 	assert_int_equal(r->used, used);
 	for (;;) {
@@ -141,6 +143,11 @@ static void step(struct bb_runs *r, unsigned int big)
 	int64_t at;
 	int ret;
 
+	if (!rnd(4)) {
+		bb_runs_mark(r, p);
+		if (model_len(p))
+			marked[owner[p]] = true;
+	}
 	switch (rnd(10)) {
 	case 0:
 	case 1:
@@ -212,6 +219,7 @@ static void random_ops(uint32_t pages, unsigned int big, unsigned int ops)
 	npages = pages;
 	next_id = 0;
 	memset(owner, 0, sizeof(owner));
+	memset(marked, 0, sizeof(marked));
 	r = runs_new(npages);
 	for (unsigned int i = 0; i < ops; i++) {
 		step(r, big);
@@ -252,7 +260,8 @@ static void test_init(void **state)
 
 	assert_int_equal(bb_runs_init(&r, word, 0), -EINVAL);
 	assert_int_equal(bb_runs_init(&r, NULL, 8), -EINVAL);
-	assert_int_equal(bb_runs_init(&r, word, 1ULL << 31), -EINVAL);
+	assert_int_equal(bb_runs_init(&r, word, 1ULL << 30), -EINVAL);
+	assert_true(bb_runs_meta_size((1ULL << 30) - 1) > (12ULL << 30) - 12);
 	assert_int_equal(bb_runs_init(&r, (char *)word + 4, 8), -EINVAL);
 	assert_true(bb_runs_meta_size(8) <= sizeof(word));
 	assert_int_equal(bb_runs_init(&r, word, 8), 0);
