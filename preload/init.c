@@ -35,6 +35,28 @@ static bool wanted(const char *name)
 	return !(skip && *skip && bb_list_has(skip, name));
 }
 
+/* Programs overwrite their environment (setproctitle); we read ours later. */
+static void keep_strings(void)
+{
+	static char kept[4096];
+	size_t at = 0;
+
+	for (int i = 0; i < BB_OPT_MAX; i++) {
+		size_t len = bb_opts.str[i] ? strlen(bb_opts.str[i]) + 1 : 0;
+
+		if (!len)
+			continue;
+		if (len > sizeof(kept) - at) {
+			bb_warn("%s is too long: ignored", bb_opt_table[i].name);
+			bb_opts.str[i] = bb_opt_table[i].fallback;
+			continue;
+		}
+		memcpy(kept + at, bb_opts.str[i], len);
+		bb_opts.str[i] = kept + at;
+		at += len;
+	}
+}
+
 __attribute__((constructor)) static void start(void)
 {
 	uint64_t budget, min;
@@ -42,6 +64,7 @@ __attribute__((constructor)) static void start(void)
 	bb_real_init();
 	bb_log_init("libbb", BB_LOG_WARN);
 	bb_options_parse(&bb_opts, environ, warn_option, NULL);
+	keep_strings();
 	bb_log_level((enum bb_log_level)bb_opts.num[BB_OPT_LOG]);
 	if (!wanted(program_invocation_short_name ? program_invocation_short_name : ""))
 		return;
