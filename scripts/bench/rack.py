@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Two hosts for the rows that need them: scripts/bbrack, owned by this process.
+
+bbrack's guard takes the rack down when its owner has ended, however it ended.
+"""
+import os
+import subprocess
+
+from common import BUILD, TOP, Skipped, built, call, call_json, environment, pin_all, progress, start
+
+# Both ends of everything measured, floors included, poll that long before they sleep.
+SPIN_US = 50
+
+
+class Rack:
+    def __init__(self, mtu, hosts=2):
+        if os.geteuid():
+            raise Skipped("network namespaces need root")
+        self.mtu = mtu
+        self.base = [
+            os.path.join(TOP, "scripts/bbrack"), "--name", f"bench-{os.getpid()}-{mtu}", "--bin", BUILD,
+        ]
+        built("bbd")
+        built("bbctl")
+        progress(f"rack of {hosts} hosts, MTU {mtu}")
+        call(
+            [*self.base, "--mtu", str(mtu), "--lend", "1G", "--owner", str(os.getpid()),
+             "--bbd-args", f"--spin {SPIN_US}", "up", str(hosts)],
+            "bbrack up",
+        )
+        try:
+            self.host = {h["host"]: h for h in call_json([*self.base, "-j", "status"], "bbrack status")["hosts"]}
+        except BaseException:
+            self.down()
+            raise
+
+    def down(self):
+        subprocess.run([*self.base, "down"], stdin=subprocess.DEVNULL, check=False, timeout=60)
+
+    def command(self, host, cmd):
+        return [*self.base, "run", host, "--", *cmd]
+
+    def program(self, host, cmd, local, cpus=None, **kw):
+        """An unmodified program under libbb.so. Its process id is the one returned."""
+        pre = ["env", f"LD_PRELOAD={built('libbb.so')}", f"BB_LOCAL={local}", "BB_LOG=warn", "BB_PLACE=2"]
+        return start(self.command(host, [*pre, *cmd]), env=environment(), cpus=cpus, **kw)
+
+    def bbctl(self, host, *args):
+        return call_json(
+            [built("bbctl"), "--socket", self.host[host]["socket"], "-j", *args], "bbctl " + " ".join(args), 20
+        )
+
+    def pin(self, host, cpus):
+        pin_all(self.host[host]["pid"], cpus)
+
+
+_racks = {}
+
+
+def get(mtu):
+    """One rack a MTU, kept until close()."""
+    if mtu not in _racks:
+        _racks[mtu] = Rack(mtu)
+    return _racks[mtu]
+
+
+def close():
+    while _racks:
+        _racks.popitem()[1].down()
+
+
+def drop(mtu):
+    if mtu in _racks:
+        _racks.pop(mtu).down()
+
+
