@@ -52,9 +52,12 @@ int bb_rx_check(const struct bb_program *p, uint32_t rx, uint32_t page)
 
 static void set_homeless(struct bb_program *p, bool on)
 {
-	if (on && !p->homeless)
+	/* Better over its budget than crawling: what is missing is room, not speed. */
+	if (on && !p->homeless) {
+		bb_program_over(p, p->npages);
 		bb_warn("program %u (%s): no host has memory left to lend: what is beyond its budget stays in local memory; "
 			"add a host, or raise --lend on one", p->pid, p->comm);
+	}
 	if (!on && p->homeless) {
 		atomic_store(&p->ctl->limit, p->limit);
 		for (uint32_t e = 0; e < p->nextents && e < p->xtop; e++)

@@ -248,11 +248,12 @@ int bb_fault_unpark(struct bb_program *p)
 				return went;
 			bb_warn_once("program %u (%s): nothing of its memory can be moved out: it goes over its budget",
 				     p->pid, p->comm);
-			if (room(p) < n) {
-				bb_program_over(p, n - room(p));
-				continue;
-			}
-			return went;
+			/* By steps: a program that locks its memory would crawl page by page. */
+			if (room(p) < n)
+				bb_program_over(p, BB_EXTENT_PAGES - room(p));
+			else
+				return went;
+			continue;
 		}
 		p->parked_head = (p->parked_head + 1) % BB_PARKED;
 		p->parked_n--;
