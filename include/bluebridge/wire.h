@@ -59,7 +59,7 @@ struct bb_hdr {
 	__be32 length;	/* payload bytes that follow; READ*: bytes wanted */
 	__be32 boot;	/* incarnation of the home; 0 where not known yet */
 	__be32 session;	/* the asker's session, random a start of a client */
-	__be32 reserved2;
+	__be32 floor;	/* WRITE, CREATE, DELETE: low half of the asker's oldest open id */
 	__be64 id;	/* rises by one a message within a session */
 	__be64 tag;	/* lib/tag.h: over addresses, header and written payload */
 };
