@@ -15,6 +15,8 @@
  *
  * Lock order: none. Counters are read by others while this thread writes them.
  */
+#include <netinet/in.h> /* the C library's IPv6 before the kernel's */
+
 #include "net/server.h"
 
 #include <errno.h>
@@ -180,7 +182,6 @@ static void *loop(void *arg)
 			last = now;
 		} else if (now - last >= s->cfg.spin_us * 1000ULL) {
 			sleep_until(s, next_tick);
-			last = s->cfg.spin_us ? bb_now_ns() : now;
 		} else {
 			sched_yield();
 		}
