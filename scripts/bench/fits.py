@@ -85,7 +85,7 @@ def digest_of(fd):
 
 
 def sort():
-    data, want = lines(500_000)
+    data, want = lines(1_000_000)
     src = memfd("bench-sort-in", data)
 
     def once(env):
@@ -205,7 +205,7 @@ def redis():
             t = time.monotonic()
             for what in ("set", "get"):
                 call(
-                    ["redis-benchmark", "-s", path, "-t", what, "-n", "200000", "-r", "100000", "-d", "512",
+                    ["redis-benchmark", "-s", path, "-t", what, "-n", "80000", "-r", "50000", "-d", "512",
                      "-P", "16", "-c", "8", "-q"],
                     cpus={cpus[0]},
                 )
