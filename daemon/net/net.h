@@ -66,6 +66,8 @@ struct bb_net_req {
 		uint32_t tries;
 		void *buf;		/* reassembly */
 		void *peer;
+		uint8_t where;		/* which list it is in */
+		bool asked;		/* WRITE: a PROBE waits for its answer */
 	} t;
 };
 

@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: MIT */
+/* The UDP transport: peers, queues, timers. Its theory of operation is in udp.h. */
+#include "net/udp.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+#define RX_BUFFERS 32
+#define RX_BYTES 65536 /* datagrams that the kernel has joined (UDP_GRO) */
+#define SEEN_NS 100000000ULL
+#define MTU_NS 2000000000ULL
+
+#define MTU_SMALL_ONLY 1
+
+/* --- requests ----------------------------------------------------------- */
+
+uint32_t bb_udp_charge(const struct bb_net_req *r)
+{
+	uint32_t n = 0;
+
+	for (unsigned int i = 0; i < 4 && i * 64 < r->t.nsent; i++) {
+		unsigned int bits = r->t.nsent - i * 64;
+		uint64_t mask = bits >= 64 ? ~0ULL : (1ULL << bits) - 1;
+
+		n += (uint32_t)__builtin_popcountll(mask & ~r->t.got[i]);
+	}
+	return n;
+}
+
+static struct bb_net_req **list_of(struct bb_udp_peer *p, uint8_t where)
+{
+	return where == BB_UDP_IN_READS ? &p->reads : where == BB_UDP_IN_WRITES ? &p->writes : &p->open;
+}
+
+void bb_udp_link(struct bb_udp *u, struct bb_net_req *r, enum bb_udp_where where, bool first)
+{
+	struct bb_net_req **list = list_of(r->t.peer, where);
+
+	r->t.where = where;
+	if (first)
+		DL_PREPEND2(*list, r, t.prev, t.next);
+	else
+		DL_APPEND2(*list, r, t.prev, t.next);
+}
+
+static void ring_clear(struct bb_udp *u, struct bb_net_req *r)
+{
+	struct bb_udp_peer *p = r->t.peer;
+
+	if (!r->t.id)
+		return;
+	if (!bb_wire_tracked(r->cmd)) {
+		u->read_ring[r->t.id % BB_UDP_READS] = NULL;
+		u->nreads--;
+		return;
+	}
+	p->ring[r->t.id % BB_SESSION_WINDOW] = NULL;
+	while (p->floor < p->next_id && !p->ring[p->floor % BB_SESSION_WINDOW])
+		p->floor++;
+}
+
+void bb_udp_unlink(struct bb_udp *u, struct bb_net_req *r)
+{
+	struct bb_udp_peer *p = r->t.peer;
+	struct bb_net_req **list = list_of(p, r->t.where);
+
+	DL_DELETE2(*list, r, t.prev, t.next);
+	r->t.where = BB_UDP_NOWHERE;
+	ring_clear(u, r);
+	r->t.id = 0;
+	p->inflight -= bb_udp_charge(r);
+	if (p->reads || p->writes)
+		bb_udp_dirty(u, p);
+}
+
+void bb_udp_finish(struct bb_udp *u, struct bb_net_req *r, uint8_t status)
+{
+	void *buffer = r->t.buf;
+
+	bb_udp_unlink(u, r);
+	r->t.buf = NULL;
+	bb_req_end(u->sh, r, status);
+	if (buffer)
+		u->free_buffer[u->nfree++] = buffer;
+}
+
+/* --- peers -------------------------------------------------------------- */
+
+void bb_udp_measure(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
+{
+	struct sockaddr_in6 to = { .sin6_family = AF_INET6, .sin6_port = htobe16(u->cfg->port) };
+	const struct bb_gptr g = { .tenant = u->cfg->tenant, .node = p->node };
+	socklen_t len = sizeof(int);
+	struct bb_peer info;
+	int mtu = 0;
+
+	if (p->mtu_at && now - p->mtu_at < MTU_NS)
+		return;
+	p->mtu_at = now;
+	bb_gptr_encode(&g, &to.sin6_addr);
+	if (connect(u->probe_fd, (const struct sockaddr *)&to, sizeof(to)) ||
+	    getsockopt(u->probe_fd, IPPROTO_IPV6, IPV6_MTU, &mtu, &len))
+		mtu = MTU_SMALL_ONLY;
+	/* What the other end has measured counts as well. */
+	if (bb_peers_get(u->table, p->node, &info) && info.mtu && info.mtu < (uint32_t)mtu)
+		mtu = (int)info.mtu;
+	p->small = mtu < BB_WIRE_MTU_LARGE;
+}
+
+static struct bb_udp_peer *peer_add(struct bb_udp *u, uint16_t node)
+{
+	struct bb_udp_peer **tab = reallocarray(u->peer, u->npeers + 1, sizeof(*tab));
+	struct bb_udp_peer *p;
+
+	if (!tab)
+		return NULL;
+	u->peer = tab;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return NULL;
+	if (getrandom(&p->session, sizeof(p->session), 0) != sizeof(p->session)) {
+		free(p);
+		return NULL;
+	}
+	if (p->session == u->session)
+		p->session++;
+	p->node = node;
+	p->next_id = p->floor = 1;
+	p->window = BB_WINDOW_FIRST;
+	p->ssthresh = BB_WINDOW_MAX;
+	p->rto = BB_RTO_FIRST_NS;
+	u->peer[u->npeers++] = p;
+	u->index[node] = (uint16_t)u->npeers;
+	return p;
+}
+
+/* NULL: no such node is known. */
+static struct bb_udp_peer *peer_get(struct bb_udp *u, uint16_t node, uint64_t now)
+{
+	struct bb_udp_peer *p = bb_udp_find(u, node);
+	struct bb_peer info;
+
+	if (p && p->seen_at && now - p->seen_at < SEEN_NS)
+		return p;
+	if (!bb_peers_get(u->table, node, &info))
+		return NULL;
+	if (!p)
+		p = peer_add(u, node);
+	if (p)
+		p->seen_at = now;
+	return p;
+}
+
+/* --- the transport ------------------------------------------------------ */
+
+static struct bb_udp *udp_of(struct bb_transport *t)
+{
+	return (struct bb_udp *)t; /* its first member */
+}
+
+static int submit(struct bb_transport *t, struct bb_net_req *r)
+{
+	struct bb_udp *u = udp_of(t);
+	struct bb_udp_peer *p = peer_get(u, r->node, bb_now_ns());
+
+	if (!p)
+		return -EHOSTUNREACH;
+	memset(&r->t, 0, sizeof(r->t));
+	r->t.peer = p;
+	bb_udp_link(u, r, r->cmd == BB_CMD_WRITE ? BB_UDP_IN_WRITES : BB_UDP_IN_READS, false);
+	bb_udp_dirty(u, p);
+	bb_udp_due(u, r->deadline);
+	return 0;
+}
+
+/*
+ * The path has become narrower than a large segment: start over with small
+ * ones, as other messages. What has arrived of the old ids is stale from then on.
+ */
+static void recut_list(struct bb_udp *u, struct bb_net_req *list)
+{
+	struct bb_net_req *r, *next;
+
+	DL_FOREACH_SAFE2(list, r, next, t.next) {
+		if (!r->t.id || (r->cmd != BB_CMD_WRITE && r->cmd != BB_CMD_ALLOC_WRITE) || r->t.nseg != r->npages)
+			continue;
+		bb_udp_unlink(u, r);
+		memset(r->t.got, 0, sizeof(r->t.got));
+		r->t.ngot = r->t.nsent = 0;
+		r->t.resend_at = 0;
+		r->t.asked = false;
+		bb_udp_link(u, r, r->cmd == BB_CMD_WRITE ? BB_UDP_IN_WRITES : BB_UDP_IN_READS, true);
+	}
+}
+
+static void recut(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
+{
+	p->narrow = false;
+	u->nnarrow--;
+	p->small = true;
+	p->mtu_at = now;
+	recut_list(u, p->open);
+	recut_list(u, p->writes);
+	bb_udp_dirty(u, p);
+}
+
+static void push_all(struct bb_udp *u, uint64_t now)
+{
+	do {
+		for (unsigned int i = 0; u->ndirty && i < u->npeers; i++) {
+			struct bb_udp_peer *p = u->peer[i];
+
+			if (!p->dirty)
+				continue;
+			p->dirty = false;
+			u->ndirty--;
+			bb_udp_push(u, p, now);
+		}
+		bb_udp_tx_flush(u);
+		for (unsigned int i = 0; u->nnarrow && i < u->npeers; i++)
+			if (u->peer[i]->narrow)
+				recut(u, u->peer[i], now);
+	} while (u->ndirty);
+}
+
+static void flush(struct bb_transport *t)
+{
+	struct bb_udp *u = udp_of(t);
+
+	if (u->ndirty || u->nnarrow)
+		push_all(u, bb_now_ns());
+}
+
+/* ->done may submit more, at the end of a list; it never takes another request out. */
+static void check_list(struct bb_udp *u, struct bb_net_req *list)
+{
+	struct bb_net_req *r, *next;
+
+	DL_FOREACH_SAFE2(list, r, next, t.next) {
+		if (u->now >= r->deadline) {
+			bb_udp_finish(u, r, r->status == BB_ST_BUSY ? BB_ST_BUSY : BB_ST_TIMEOUT);
+			continue;
+		}
+		if (r->t.id && u->now >= r->t.resend_at)
+			bb_udp_resend(u, r, u->now);
+		bb_udp_due(u, r->deadline);
+		if (r->t.id)
+			bb_udp_due(u, r->t.resend_at);
+	}
+}
+
+static void timers(struct bb_udp *u)
+{
+	if (u->now < u->due)
+		return;
+	u->due = ~0ULL;
+	for (unsigned int i = 0; i < u->npeers; i++) {
+		check_list(u, u->peer[i]->reads);
+		check_list(u, u->peer[i]->writes);
+		check_list(u, u->peer[i]->open);
+	}
+	bb_udp_tx_flush(u);
+}
+
+static int poll_udp(struct bb_transport *t)
+{
+	struct bb_udp *u = udp_of(t);
+
+	u->replies = 0;
+	bb_udp_receive(u);
+	if (!u->sh->inflight) {
+		u->due = ~0ULL;
+		return u->replies;
+	}
+	u->now = bb_now_ns();
+	timers(u);
+	if (u->ndirty || u->nnarrow)
+		push_all(u, u->now);
+	return u->replies;
+}
+
+static int fd_of(struct bb_transport *t)
+{
+	return udp_of(t)->fd;
+}
+
+static uint64_t next_timer(struct bb_transport *t)
+{
+	struct bb_udp *u = udp_of(t);
+	uint64_t held = u->inject ? bb_inject_next(u->inject) : ~0ULL;
+
+	return held < u->due ? held : u->due;
+}
+
+static void end_list(struct bb_udp *u, struct bb_net_req **list)
+{
+	while (*list)
+		bb_udp_finish(u, *list, BB_ST_TIMEOUT);
+}
+
+static void udp_free(struct bb_transport *t)
+{
+	struct bb_udp *u = udp_of(t);
+
+	for (unsigned int i = 0; i < u->npeers; i++) {
+		end_list(u, &u->peer[i]->reads);
+		end_list(u, &u->peer[i]->writes);
+		end_list(u, &u->peer[i]->open);
+		free(u->peer[i]);
+	}
+	free(u->peer);
+	if (u->buffers)
+		munmap(u->buffers, (size_t)BB_UDP_BUFFERS * BB_UDP_BUFFER_BYTES);
+	bb_inject_free(u->inject);
+	bb_sock_ring_free(u->ring);
+	if (u->probe_fd >= 0)
+		close(u->probe_fd);
+	if (u->fd >= 0)
+		close(u->fd);
+	free(u);
+}
+
+static int open_sockets(struct bb_udp *u)
+{
+	const int on = 1;
+
+	u->fd = bb_sock_open(0);
+	if (u->fd < 0)
+		return u->fd;
+	/* Kernels without it give us one datagram at a time, which is as good. */
+	setsockopt(u->fd, IPPROTO_UDP, 104 /* UDP_GRO */, &on, sizeof(on));
+	u->probe_fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return u->probe_fd < 0 ? -errno : 0;
+}
+
+int bb_udp_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_peers *peers, unsigned int index)
+{
+	struct bb_udp *u = calloc(1, sizeof(*u));
+	struct bb_gptr g;
+	int ret;
+
+	if (!u)
+		return -ENOMEM;
+	u->t = (struct bb_transport){
+		.name = "udp",
+		.submit = submit,
+		.flush = flush,
+		.poll = poll_udp,
+		.fd = fd_of,
+		.next = next_timer,
+		.free = udp_free,
+	};
+	u->sh = sh;
+	u->table = peers;
+	u->cfg = bb_peers_config(peers);
+	u->fd = u->probe_fd = -1;
+	u->due = ~0ULL;
+	u->next_read = 1;
+	g = (struct bb_gptr){ .tenant = u->cfg->tenant, .node = u->cfg->node, .ptr = index };
+	bb_gptr_encode(&g, &u->self);
+	u->control_len = bb_sock_source(&u->control, &u->self, 0);
+	ret = open_sockets(u);
+	if (ret)
+		goto err;
+	ret = bb_sock_ring_new(&u->ring, RX_BUFFERS, RX_BYTES);
+	if (ret)
+		goto err;
+	ret = bb_inject_new(&u->inject, (uint32_t)u->cfg->node << 16 | index);
+	if (ret)
+		goto err;
+	ret = -ENOMEM;
+	u->buffers = mmap(NULL, (size_t)BB_UDP_BUFFERS * BB_UDP_BUFFER_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (u->buffers == MAP_FAILED) {
+		u->buffers = NULL;
+		goto err;
+	}
+	for (unsigned int i = BB_UDP_BUFFERS; i--;)
+		u->free_buffer[u->nfree++] = u->buffers + (size_t)i * BB_UDP_BUFFER_BYTES;
+	if (getrandom(&u->session, sizeof(u->session), 0) != sizeof(u->session)) {
+		ret = -EIO;
+		goto err;
+	}
+	*out = &u->t;
+	return 0;
+err:
+	udp_free(&u->t);
+	return ret;
+}

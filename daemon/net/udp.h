@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The UDP transport, as its files share it: udp.c (peers, queues, timers, the
+ * transport itself), udp_tx.c (what goes out), udp_rx.c (what comes back).
+ * Nobody else includes this.
+ *
+ * Theory of operation
+ * -------------------
+ * A request waits in one of its peer's two queues until the peer's window has
+ * room: READs and the small ones before WRITEs. Then it gets an id, goes out,
+ * and is open until its answer, or its deadline, comes. READs share one session
+ * of the whole transport, that homes keep no record of. Requests that change
+ * something have a session a peer, whose ids rise and span less than
+ * BB_SESSION_OPEN_MAX from the oldest open one.
+ *
+ * Window: a count of segments in flight a peer. It grows with what is
+ * acknowledged (doubling a round trip up to ssthresh, by one beyond it) and is
+ * halved by a loss, at most once a round trip (Jacobson, "Congestion Avoidance
+ * and Control", 1988; also the estimate of the round trip).
+ *
+ * A WRITE of many pages is acknowledged as a whole. Where the window ends in
+ * the middle of one, and where an answer is overdue, a PROBE asks what has
+ * arrived; just what is missing is sent again.
+ */
+#ifndef BB_DAEMON_UDP_H
+#define BB_DAEMON_UDP_H
+
+#include <netinet/in.h> /* the C library's IPv6 before the kernel's */
+#include <sys/uio.h>
+#include <utlist.h>
+
+#include "net/inject.h"
+#include "net/peers.h"
+#include "net/sock.h"
+#include "net/transport.h"
+#include "wire.h"
+
+#define BB_UDP_READS 1024	/* READs open at once */
+#define BB_UDP_BUFFERS 128	/* answers of several segments put together at once */
+#define BB_UDP_BUFFER_BYTES (16 * BB_PAGE_SIZE)
+#define BB_UDP_TX 64
+
+#define BB_RTO_FIRST_NS 20000000ULL
+#define BB_RTO_MIN_NS 2000000ULL
+#define BB_RTO_MAX_NS 200000000ULL
+#define BB_WINDOW_FIRST 64u
+#define BB_WINDOW_MIN 4u
+#define BB_WINDOW_MAX 1024u
+
+_Static_assert(BB_UDP_BUFFER_BYTES >= BB_RUN_PAGES_MAX * BB_PAGE_SIZE, "a run fits a buffer");
+
+enum bb_udp_where { BB_UDP_NOWHERE = 0, BB_UDP_IN_READS, BB_UDP_IN_WRITES, BB_UDP_IN_OPEN };
+
+struct bb_udp_peer {
+	uint16_t node;
+	bool small;		/* the path carries small segments only */
+	bool dirty;		/* has something that may be sent */
+	bool narrow;		/* a large segment did not fit just now */
+	uint64_t seen_at;	/* in the table of peers */
+	uint64_t mtu_at;	/* path MTU asked for; 0: to be asked again */
+	struct bb_net_req *reads, *writes; /* wait for the window */
+	struct bb_net_req *open;
+
+	uint32_t session;	/* of requests that change something */
+	uint64_t next_id;
+	uint64_t floor;		/* lowest id that may be open */
+	struct bb_net_req *ring[BB_SESSION_WINDOW]; /* by id */
+
+	uint32_t window, ssthresh, acked, inflight; /* segments */
+	uint64_t srtt, rttvar, rto, cut_at;
+};
+
+/* Packets that leave together. */
+struct bb_udp_tx {
+	unsigned int n;
+	struct mmsghdr msg[BB_UDP_TX];
+	struct iovec iov[BB_UDP_TX][2];
+	struct sockaddr_in6 to[BB_UDP_TX];
+	struct bb_hdr hdr[BB_UDP_TX];
+	uint8_t count[BB_UDP_TX][4]; /* payload of CREATE */
+	struct bb_udp_peer *peer[BB_UDP_TX];
+};
+
+struct bb_udp {
+	struct bb_transport t;
+	struct bb_net_shared *sh;
+	struct bb_peers *table;
+	const struct bb_peers_config *cfg;
+	int fd, probe_fd;
+	struct bb_sock_ring *ring;
+	struct bb_inject *inject;
+	struct in6_addr self;
+	struct bb_sock_control control;
+	size_t control_len;
+
+	uint32_t session;	/* of READs */
+	uint64_t next_read;
+	struct bb_net_req *read_ring[BB_UDP_READS];
+	unsigned int nreads;
+
+	uint8_t *buffers;
+	void *free_buffer[BB_UDP_BUFFERS];
+	unsigned int nfree;
+
+	struct bb_udp_peer **peer;
+	unsigned int npeers, ndirty, nnarrow;
+	uint16_t index[1 << 16]; /* node: place in peer + 1 */
+
+	uint64_t due;		/* no timer fires before */
+	uint64_t now;		/* of this poll */
+	int replies;		/* of this poll */
+	struct bb_udp_tx tx;
+};
+
+/* --- udp.c ---------------------------------------------------------------- */
+
+static inline struct bb_udp_peer *bb_udp_find(struct bb_udp *u, uint16_t node)
+{
+	return u->index[node] ? u->peer[u->index[node] - 1] : NULL;
+}
+
+static inline void bb_udp_dirty(struct bb_udp *u, struct bb_udp_peer *p)
+{
+	u->ndirty += !p->dirty;
+	p->dirty = true;
+}
+
+static inline void bb_udp_due(struct bb_udp *u, uint64_t at)
+{
+	if (at < u->due)
+		u->due = at;
+}
+
+/* Segments of it that are in flight. */
+uint32_t bb_udp_charge(const struct bb_net_req *r);
+/* Out of all lists and rings; its charge is given back. */
+void bb_udp_unlink(struct bb_udp *u, struct bb_net_req *r);
+void bb_udp_link(struct bb_udp *u, struct bb_net_req *r, enum bb_udp_where where, bool first);
+/* Unlinks it and calls ->done; the buffer is free after that. */
+void bb_udp_finish(struct bb_udp *u, struct bb_net_req *r, uint8_t status);
+/* A loss was seen: halves the window, at most once a round trip. */
+void bb_udp_cut(struct bb_udp_peer *p, uint64_t now);
+/* Path MTU of the peer, if the last answer is old. */
+void bb_udp_measure(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now);
+
+/* --- udp_tx.c ------------------------------------------------------------- */
+
+/* Sends what the window allows. */
+void bb_udp_push(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now);
+/* An answer is overdue. */
+void bb_udp_resend(struct bb_udp *u, struct bb_net_req *r, uint64_t now);
+void bb_udp_tx_flush(struct bb_udp *u);
+
+/* --- udp_rx.c ------------------------------------------------------------- */
+
+/* Return: packets that came in. */
+int bb_udp_receive(struct bb_udp *u);
+
+#endif

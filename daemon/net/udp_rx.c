@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+/* The UDP transport: what comes back. Its theory of operation is in udp.h. */
+#include "net/udp.h"
+
+#include <string.h>
+
+#include "clock.h"
+
+static void measured(struct bb_udp_peer *p, uint64_t rtt)
+{
+	uint64_t off;
+
+	if (!p->srtt) {
+		p->srtt = rtt;
+		p->rttvar = rtt / 2;
+	} else {
+		off = rtt > p->srtt ? rtt - p->srtt : p->srtt - rtt;
+		p->rttvar = (3 * p->rttvar + off) / 4;
+		p->srtt = (7 * p->srtt + rtt) / 8;
+	}
+	p->rto = p->srtt + 4 * p->rttvar;
+	if (p->rto < BB_RTO_MIN_NS)
+		p->rto = BB_RTO_MIN_NS;
+	if (p->rto > BB_RTO_MAX_NS)
+		p->rto = BB_RTO_MAX_NS;
+}
+
+static void acknowledged(struct bb_udp_peer *p, uint32_t segs)
+{
+	if (p->window < p->ssthresh) {
+		p->window += segs;
+	} else {
+		p->acked += segs;
+		if (p->acked >= p->window) {
+			p->acked -= p->window;
+			p->window++;
+		}
+	}
+	if (p->window > BB_WINDOW_MAX)
+		p->window = BB_WINDOW_MAX;
+}
+
+static void finish(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m)
+{
+	struct bb_udp_peer *p = r->t.peer;
+
+	r->t_recv = u->now;
+	r->new_boot = m->boot;
+	if (r->t.tries == 1) /* else nobody knows what was answered (Karn, 1987) */
+		measured(p, u->now - r->t_sent);
+	acknowledged(p, bb_udp_charge(r));
+	u->replies++;
+	bb_udp_finish(u, r, m->status);
+}
+
+/* --- by command --------------------------------------------------------- */
+
+/* The home may have cut its answer otherwise than we asked. */
+static bool recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg)
+{
+	struct bb_udp_peer *p = r->t.peer;
+
+	if (nseg > 1 && !r->t.buf) {
+		if (!u->nfree)
+			return false;
+		r->t.buf = u->free_buffer[--u->nfree];
+	}
+	p->inflight -= bb_udp_charge(r);
+	memset(r->t.got, 0, sizeof(r->t.got));
+	r->t.ngot = 0;
+	r->t.nseg = r->t.nsent = nseg;
+	p->inflight += nseg;
+	return true;
+}
+
+static void got_pages(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m)
+{
+	struct bb_udp_peer *p = r->t.peer;
+	uint64_t *word, bit;
+
+	if (m->nseg / bb_wire_spp(m->length) != r->len / BB_PAGE_SIZE) {
+		u->sh->stats.malformed++;
+		return;
+	}
+	if (m->nseg != r->t.nseg && !recut(u, r, m->nseg))
+		return;
+	if (m->nseg == 1) {
+		r->data = m->payload;
+		finish(u, r, m);
+		return;
+	}
+	word = &r->t.got[m->seg / 64];
+	bit = 1ULL << (m->seg % 64);
+	if (*word & bit) {
+		u->sh->stats.stale++;
+		return;
+	}
+	memcpy((uint8_t *)r->t.buf + (size_t)m->seg * m->length, m->payload, m->length);
+	if (r->t.ngot + 1 == r->t.nseg) {
+		r->data = r->t.buf;
+		finish(u, r, m);
+		return;
+	}
+	*word |= bit;
+	r->t.ngot++;
+	p->inflight--;
+	acknowledged(p, 1);
+}
+
+static void got_state(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m)
+{
+	struct bb_udp_peer *p = r->t.peer;
+	uint64_t got[4];
+	int n = bb_wire_state_decode(m, r->t.nseg, got);
+
+	if (n < 0) {
+		u->sh->stats.malformed++;
+		return;
+	}
+	if (n == r->t.nseg) {
+		finish(u, r, m);
+		return;
+	}
+	if (!r->t.asked) { /* of an older PROBE: what was sent since is not in it */
+		u->sh->stats.stale++;
+		return;
+	}
+	r->t.asked = false;
+	p->inflight -= bb_udp_charge(r);
+	if (n > r->t.ngot)
+		acknowledged(p, (uint32_t)(n - r->t.ngot));
+	memcpy(r->t.got, got, sizeof(r->t.got));
+	r->t.ngot = (uint16_t)n;
+	if (bb_udp_charge(r)) {
+		u->sh->stats.resent += bb_udp_charge(r);
+		bb_udp_cut(p, u->now);
+	}
+	r->t.nsent = 0;
+	if (r->t.where == BB_UDP_IN_OPEN) {
+		DL_DELETE2(p->open, r, t.prev, t.next);
+		bb_udp_link(u, r, BB_UDP_IN_WRITES, true);
+	}
+	bb_udp_dirty(u, p);
+}
+
+static void got_refusal(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m)
+{
+	if (m->status == BB_ST_BUSY) { /* until the deadline, when it is what is said */
+		r->status = BB_ST_BUSY;
+		r->t.tries = 2;
+		return;
+	}
+	if (r->cmd == BB_CMD_WRITE)
+		r->failed = bb_wire_failed_page(m);
+	finish(u, r, m);
+}
+
+/* --- packets ------------------------------------------------------------ */
+
+/* The open request that it answers, or NULL. */
+static struct bb_net_req *find(struct bb_udp *u, const struct bb_gptr *src, uint8_t cmd, const struct bb_msg *m)
+{
+	struct bb_udp_peer *p = bb_udp_find(u, src->node);
+	struct bb_net_req *r;
+
+	if (!p)
+		return NULL;
+	if (!bb_wire_tracked(cmd)) {
+		r = m->session == u->session ? u->read_ring[m->id % BB_UDP_READS] : NULL;
+		if (r && r->ptr != src->ptr)
+			return NULL;
+	} else {
+		r = m->session == p->session ? p->ring[m->id % BB_SESSION_WINDOW] : NULL;
+	}
+	return r && r->t.id == m->id && r->t.peer == p && r->cmd == cmd ? r : NULL;
+}
+
+static void datagram(void *arg, const struct bb_sock_packet *pkt)
+{
+	const struct in6_addr *src = &pkt->from.sin6_addr;
+	struct bb_udp *u = arg;
+	struct bb_net_stats *st = &u->sh->stats;
+	struct in6_addr dst = u->self;
+	struct bb_gptr g;
+	struct bb_net_req *r;
+	struct bb_msg m;
+	uint8_t cmd;
+
+	st->rx_packets++;
+	st->rx_bytes += pkt->len;
+	if (!bb_gptr_decode(src, &g) || !(g.cmd & BB_CMD_REPLY) || g.tenant != u->cfg->tenant) {
+		st->malformed++;
+		return;
+	}
+	cmd = g.cmd & BB_CMD_MASK;
+	if (bb_wire_decode(pkt->data, pkt->len, &m) != BB_ST_OK || bb_wire_reply(cmd, &m) != BB_ST_OK) {
+		st->malformed++;
+		return;
+	}
+	r = find(u, &g, cmd, &m);
+	if (!r) { /* late, or a duplicate */
+		st->stale++;
+		return;
+	}
+	dst.s6_addr[6] = g.cmd;
+	if (!bb_wire_verify(&u->cfg->key, src, &dst, g.cmd, pkt->data, pkt->len)) {
+		st->bad_tag++;
+		return;
+	}
+	if (m.status)
+		return got_refusal(u, r, &m);
+	switch (cmd) {
+	case BB_CMD_READ:
+	case BB_CMD_READ_RUN:
+		got_pages(u, r, &m);
+		break;
+	case BB_CMD_WRITE:
+		got_state(u, r, &m);
+		break;
+	case BB_CMD_CREATE:
+	case BB_CMD_ALLOC_WRITE:
+		r->nptrs = bb_wire_create_ptrs(&m, r->ptrs, r->cmd == BB_CMD_CREATE ? r->len : 1);
+		if (!r->nptrs) {
+			st->malformed++;
+			return;
+		}
+		finish(u, r, &m);
+		break;
+	default:
+		finish(u, r, &m);
+	}
+}
+
+static void one(struct bb_udp *u, const struct bb_sock_packet *p)
+{
+	if (__builtin_expect(!u->inject, 1))
+		datagram(u, p);
+	else
+		bb_inject_packet(u->inject, p, datagram, u);
+}
+
+int bb_udp_receive(struct bb_udp *u)
+{
+	int n = bb_sock_recv(u->ring, u->fd);
+
+	if (n > 0 || u->inject)
+		u->now = bb_now_ns();
+	for (int i = 0; i < n; i++) {
+		struct bb_sock_packet p;
+		size_t left;
+
+		bb_sock_packet(u->ring, (unsigned int)i, &p);
+		if (!p.gro || p.gro >= p.len) {
+			one(u, &p);
+			continue;
+		}
+		for (left = p.len; left; left -= p.len, p.data += p.len) {
+			p.len = left < p.gro ? left : p.gro;
+			one(u, &p);
+		}
+	}
+	if (u->inject)
+		bb_inject_poll(u->inject, datagram, u);
+	return n;
+}
