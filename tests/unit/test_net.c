@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Client and server over real UDP: every command, both segment sizes, what is
+ * refused, and what becomes of lost, doubled and late packets.
+ */
+#include "net_world.h"
+
+/* --- what works ---------------------------------------------------------- */
+
+static void roundtrip(void)
+{
+	static uint8_t data[64][4096];
+	struct bb_net_page pages[64];
+	struct bb_net_req r = { .cmd = BB_CMD_WRITE, .node = HOME, .boot = BOOT, .pages = pages };
+	struct bb_net_stats st;
+	uint64_t x;
+
+	world_start(64 << 20, NULL);
+	x = create_one(w.net);
+	assert_int_equal(read_pages(w.net, x, 1, BOOT), BB_ST_OK);
+	for (int i = 0; i < 4096; i++)
+		assert_int_equal(page_read[i], 0);
+	for (unsigned int i = 0; i < 64; i++) {
+		fill(data[i], i + 1);
+		pages[i] = (struct bb_net_page){ x + i * 4096, data[i] };
+	}
+	for (unsigned int n = 1; n <= 64; n = n < 4 ? n + 1 : n * 2) {
+		r.npages = n;
+		assert_int_equal(run_on(w.net, &r), BB_ST_OK);
+		assert_true(r.t_sent && r.t_recv >= r.t_sent);
+	}
+	for (unsigned int i = 0; i < 64; i++) {
+		assert_int_equal(read_pages(w.net, x + i * 4096, 1, BOOT), BB_ST_OK);
+		assert_memory_equal(page_read, data[i], 4096);
+	}
+	for (unsigned int n = 2; n <= BB_RUN_PAGES_MAX; n++) {
+		assert_int_equal(read_pages(w.net, x + n * 4096, n, BOOT), BB_ST_OK);
+		assert_memory_equal(page_read, data[n], n * 4096);
+	}
+	bb_net_stats(w.net, &st);
+	assert_int_equal(st.bad_tag + st.malformed + st.timeouts, 0);
+	assert_int_equal(bb_net_inflight(w.net), 0);
+	world_stop();
+}
+
+static void test_large(void **state)
+{
+	world_mtu(9000);
+	roundtrip();
+}
+
+static void test_small(void **state)
+{
+	world_mtu(1500);
+	roundtrip();
+}
+
+/* One READ is one packet out, and one or four back. */
+static void test_packets(void **state)
+{
+	for (int small = 0; small < 2; small++) {
+		struct bb_net_stats a, b;
+		uint64_t x;
+
+		world_mtu(small ? 1500 : 9000);
+		world_start(64 << 20, NULL);
+		x = create_one(w.net);
+		assert_int_equal(read_pages(w.net, x, 1, BOOT), BB_ST_OK);
+		bb_net_stats(w.net, &a);
+		assert_int_equal(read_pages(w.net, x, 1, BOOT), BB_ST_OK);
+		bb_net_stats(w.net, &b);
+		if (b.resent == a.resent) { /* on a busy machine an answer may be overdue */
+			assert_int_equal(b.tx_packets - a.tx_packets, 1);
+			assert_int_equal(b.rx_packets - a.rx_packets, small ? 4 : 1);
+		}
+		world_stop();
+	}
+	world_mtu(9000);
+}
+
+static void test_create(void **state)
+{
+	struct bb_net_req r = { .cmd = BB_CMD_CREATE, .node = HOME, .len = 64 };
+	uint8_t data[4096];
+	struct bb_net_page page = { 0, data };
+	uint64_t x;
+
+	fill(data, 77);
+	for (int small = 0; small < 2; small++) {
+		world_mtu(small ? 1500 : 9000);
+		world_start(64 << 20, NULL);
+		memset(&r, 0, sizeof(r));
+		r.cmd = BB_CMD_ALLOC_WRITE;
+		r.node = HOME;
+		r.pages = &page;
+		r.npages = 1;
+		assert_int_equal(run_on(w.net, &r), BB_ST_OK);
+		assert_int_equal(r.nptrs, 1);
+		x = r.ptrs[0];
+		assert_int_equal(read_pages(w.net, x, 1, BOOT), BB_ST_OK);
+		assert_memory_equal(page_read, data, 4096);
+		r.cmd = BB_CMD_CREATE;
+		r.len = 64;
+		assert_int_equal(run_on(w.net, &r), BB_ST_OK);
+		assert_int_equal(r.nptrs, 31); /* what was left of 32 */
+		assert_int_equal(run_on(w.net, &r), BB_ST_NOSPACE);
+		r.cmd = BB_CMD_ALLOC_WRITE;
+		assert_int_equal(run_on(w.net, &r), BB_ST_NOSPACE);
+		r.cmd = BB_CMD_DELETE;
+		r.boot = BOOT;
+		r.ptr = x;
+		assert_int_equal(run_on(w.net, &r), BB_ST_OK);
+		assert_int_equal(run_on(w.net, &r), BB_ST_GENERATION);
+		assert_int_equal(read_pages(w.net, x, 1, BOOT), BB_ST_GENERATION);
+		world_stop();
+	}
+	world_mtu(9000);
+}
+
+/* --- what is refused ------------------------------------------------------ */
+
+static void test_refusals(void **state)
+{
+	uint8_t data[4096] = { 1 };
+	struct bb_net_page pages[3];
+	struct bb_net_req r = { .cmd = BB_CMD_WRITE, .node = HOME, .boot = BOOT, .pages = pages, .npages = 3 };
+	struct bb_home_stats hs;
+	uint64_t x;
+
+	world_start(64 << 20, NULL);
+	x = create_one(w.net);
+	assert_int_equal(read_pages(w.net, x, 1, BOOT + 1), BB_ST_BOOT);
+	assert_int_equal(write_page(w.net, x, data, BOOT + 1), BB_ST_BOOT);
+	assert_int_equal(read_pages(w.net, x, 1, 0), BB_ST_BOOT);
+	assert_int_equal(read_pages(w.net, x + (1ULL << 40), 1, BOOT), BB_ST_BOUNDS);
+	assert_int_equal(read_pages(w.net, x + (1ULL << 48), 1, BOOT), BB_ST_GENERATION);
+	assert_int_equal(read_pages(w.net, x + 2097152 - 4096, 2, BOOT), BB_ST_BOUNDS);
+	assert_int_equal(write_page(w.net, x + (1ULL << 48), data, BOOT), BB_ST_GENERATION);
+	pages[0] = (struct bb_net_page){ x, data };
+	pages[1] = (struct bb_net_page){ x + 4096, data };
+	pages[2] = (struct bb_net_page){ x + (1ULL << 40), data };
+	assert_int_equal(run_on(w.net, &r), BB_ST_BOUNDS);
+	assert_int_equal(r.failed, 2);
+	/* Not ours: the home itself has given it to node 9. */
+	{
+		uint64_t other, shared;
+		const struct bb_home_who nine = { .node = 9 };
+
+		assert_int_equal(bb_home_create(w.home, nine, 0, &other), BB_ST_OK);
+		assert_int_equal(bb_home_create(w.home, nine, BB_F_SHARED, &shared), BB_ST_OK);
+		assert_int_equal(read_pages(w.net, other, 1, BOOT), BB_ST_RIGHTS);
+		assert_int_equal(write_page(w.net, shared, data, BOOT), BB_ST_RIGHTS);
+		assert_int_equal(read_pages(w.net, shared, 1, BOOT), BB_ST_OK);
+	}
+	/* What the client itself refuses. */
+	r.cmd = BB_CMD_INVOKE;
+	assert_int_equal(run_on(w.net, &r), BB_ST_COMMAND);
+	r.cmd = BB_CMD_WRITE;
+	r.npages = 65;
+	assert_int_equal(run_on(w.net, &r), BB_ST_MALFORMED);
+	assert_int_equal(read_pages(w.net, x + 1, 1, BOOT), BB_ST_MALFORMED);
+	assert_int_equal(read_pages(w.net, x, 0, BOOT), BB_ST_MALFORMED);
+	r.npages = 1;
+	r.node = 77;
+	assert_int_equal(run_on(w.net, &r), BB_ST_UNREACH);
+	r.node = ASKER;
+	r.boot = 0xa11ce;
+	assert_int_equal(run_on(w.net, &r), BB_ST_BOUNDS); /* nothing is lent there */
+	bb_home_stats(w.home, &hs);
+	assert_int_equal(hs.extents, 3);
+	world_stop();
+}
+
+static void test_dead(void **state)
+{
+	struct bb_net_req r = { .cmd = BB_CMD_READ, .node = HOME, .boot = BOOT, .len = 4096 };
+	struct bb_net_stats st;
+	uint64_t t;
+
+	world_start(64 << 20, NULL);
+	r.ptr = create_one(w.net);
+	bb_server_stop(w.server);
+	w.server = NULL;
+	t = bb_now_ns();
+	r.deadline = t + SECOND / 4;
+	assert_int_equal(run_on(w.net, &r), BB_ST_TIMEOUT);
+	t = bb_now_ns() - t;
+	assert_true(t >= SECOND / 4 && t < SECOND);
+	bb_net_stats(w.net, &st);
+	assert_true(st.resent >= 2 && st.resent < 40);
+	assert_int_equal(st.timeouts, 1);
+	/* A deadline that has passed, and the end of the whole. */
+	r.deadline = 1;
+	assert_int_equal(run_on(w.net, &r), BB_ST_TIMEOUT);
+	one_done = 0;
+	r.deadline = bb_now_ns() + 100 * SECOND;
+	bb_net_submit(w.net, &r);
+	bb_net_flush(w.net);
+	bb_net_free(w.net);
+	w.net = NULL;
+	assert_int_equal(one_done, 1);
+	assert_int_equal(r.status, BB_ST_TIMEOUT);
+	world_stop();
+}
+
+/* Another client than the world's. */
+static uint8_t stranger(const struct bb_key *key, uint16_t tenant, uint64_t ptr, uint64_t *bad_tag, uint64_t *foreign)
+{
+	struct bb_peers *p = world_peers(3, 0xbad, tenant, key);
+	struct bb_net_req r = { .cmd = BB_CMD_READ, .node = HOME, .boot = BOOT, .ptr = ptr, .len = 4096 };
+	struct bb_server_stats st;
+	struct bb_net *net;
+	uint8_t status;
+
+	world_hear(p, HOME, BOOT, tenant);
+	assert_int_equal(bb_net_new(&net, p, NULL, 1), 0);
+	r.deadline = bb_now_ns() + SECOND / 5;
+	status = run_on(net, &r);
+	bb_net_free(net);
+	bb_peers_free(p);
+	bb_server_stats(w.server, &st);
+	*bad_tag = st.bad_tag;
+	*foreign = st.foreign_tenant;
+	return status;
+}
+
+static void test_strangers(void **state)
+{
+	struct bb_key wrong;
+	struct bb_peer info;
+	uint64_t bad_tag, foreign, x;
+
+	world_start(64 << 20, NULL);
+	x = create_one(w.net);
+	assert_int_equal(stranger(&w.key, 0, x, &bad_tag, &foreign), BB_ST_RIGHTS);
+	assert_int_equal(bad_tag + foreign, 0);
+	wrong = w.key;
+	wrong.raw[0] ^= 1;
+	bb_key_derive(&wrong);
+	assert_int_equal(stranger(&wrong, 0, x, &bad_tag, &foreign), BB_ST_TIMEOUT);
+	assert_true(bad_tag >= 1);
+	assert_int_equal(foreign, 0);
+	assert_int_equal(bb_peers_get(w.there, 3, &info), 1);
+	assert_true(info.key_differs);
+	assert_int_equal(stranger(&w.key, 7, x, &bad_tag, &foreign), BB_ST_TENANT);
+	assert_true(foreign >= 1);
+	world_stop();
+}
+
+/* --- loss, duplication, reordering ----------------------------------------- */
+
+#define LOAD_PAGES 1024
+#define LOAD_BATCHES 24
+
+struct load {
+	struct bb_net_req req;
+	struct bb_net_page pages[64];
+	uint32_t page[64];
+};
+
+static uint64_t version_of[LOAD_PAGES];
+static uint8_t load_data[LOAD_BATCHES][64][4096];
+
+/* Batches of writes and single reads under way at once, rounds of them; then all is compared. */
+static void load(const char *faults, int mtu, unsigned int rounds)
+{
+	static struct load l[LOAD_BATCHES];
+	struct bb_server_stats ss;
+	struct bb_net_stats st;
+	struct bb_home_stats hs;
+	uint64_t x[2], rng = 1;
+	unsigned int n;
+
+	world_mtu(mtu);
+	world_start(64 << 20, faults);
+	memset(version_of, 0, sizeof(version_of));
+	x[0] = create_one(w.net);
+	x[1] = create_one(w.net);
+	for (unsigned int round = 0; round < rounds; round++) {
+		unsigned int count = 0, at = 0;
+
+		for (n = 0; n < LOAD_BATCHES && at < LOAD_PAGES; n++) {
+			struct load *b = &l[n];
+
+			memset(&b->req, 0, sizeof(b->req));
+			b->req = (struct bb_net_req){ .cmd = BB_CMD_WRITE, .node = HOME, .boot = BOOT, .pages = b->pages,
+						      .deadline = bb_now_ns() + 20 * SECOND, .done = done, .user = &count };
+			rng = rng * 6364136223846793005ULL + 1;
+			b->req.npages = 1 + (uint32_t)(rng >> 33) % 64;
+			for (unsigned int i = 0; i < b->req.npages && at < LOAD_PAGES; i++, at++) {
+				fill(load_data[n][i], (uint64_t)at << 32 | ++version_of[at]);
+				b->pages[i].ptr = x[at / 512] + (at % 512) * 4096;
+				b->pages[i].data = load_data[n][i];
+				b->req.npages = i + 1 + (at + 1 < LOAD_PAGES && i + 1 < b->req.npages ? b->req.npages - i - 1 : 0);
+			}
+			bb_net_submit(w.net, &b->req);
+		}
+		wait_for(w.net, &count, n);
+		for (unsigned int i = 0; i < n; i++)
+			assert_int_equal(l[i].req.status, BB_ST_OK);
+	}
+	for (unsigned int at = 0; at < LOAD_PAGES; at += 8) {
+		uint8_t want[4096];
+
+		assert_int_equal(read_pages(w.net, x[at / 512] + (at % 512) * 4096, 8, BOOT), BB_ST_OK);
+		for (unsigned int i = 0; i < 8; i++) {
+			if (!version_of[at + i])
+				continue;
+			fill(want, (uint64_t)(at + i) << 32 | version_of[at + i]);
+			assert_memory_equal(page_read + i * 4096, want, 4096);
+		}
+	}
+	bb_net_stats(w.net, &st);
+	bb_server_stats(w.server, &ss);
+	bb_home_stats(w.home, &hs);
+	print_message("faults %s, MTU %d: sent %lu, received %lu, sent again %lu, late or twice %lu; home: %lu writes, "
+		      "duplicates %lu, stale %lu\n",
+		      faults ? faults : "none", mtu, st.tx_packets, st.rx_packets, st.resent, st.stale, hs.writes,
+		      ss.duplicates, ss.stale);
+	assert_int_equal(hs.extents, 2); /* a CREATE that came twice made one */
+	assert_int_equal(st.timeouts + st.bad_tag + st.malformed + ss.bad_tag + ss.malformed, 0);
+	if (faults)
+		assert_true(st.resent > 0);
+	world_stop();
+}
+
+static void test_load(void **state)
+{
+	load(NULL, 9000, 20);
+	load(NULL, 1500, 20);
+}
+
+static void test_faults(void **state)
+{
+	load("drop=5,dup=5,delay=5,seed=1", 9000, 10);
+	load("drop=5,dup=5,delay=5,seed=2", 1500, 10);
+	load("drop=30,dup=30,delay=30,seed=3", 9000, 4);
+	load("drop=30,dup=30,delay=30,seed=4", 1500, 4);
+	load("delay=80,seed=5,drop=1", 1500, 4);
+	load("dup=100,seed=6,drop=1", 9000, 4);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_large),	 cmocka_unit_test(test_small), cmocka_unit_test(test_packets),
+		cmocka_unit_test(test_create),	 cmocka_unit_test(test_refusals), cmocka_unit_test(test_dead),
+		cmocka_unit_test(test_strangers), cmocka_unit_test(test_load), cmocka_unit_test(test_faults),
+	};
+
+	bb_log_init("test_net", BB_LOG_ERROR);
+	if (world_namespace())
+		return 77;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
