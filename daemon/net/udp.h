@@ -67,7 +67,9 @@ struct bb_udp_peer {
 	struct bb_net_req *ring[BB_SESSION_WINDOW]; /* by id */
 
 	uint32_t window, ssthresh, acked, inflight; /* segments */
-	uint64_t srtt, rttvar, rto, cut_at;
+	uint64_t srtt, rttvar, rto;
+	uint64_t cut_at;	/* window halved */
+	uint64_t heard_at;	/* an answer came */
 };
 
 /* Packets that leave together. */

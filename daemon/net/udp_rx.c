@@ -105,6 +105,10 @@ static void got_pages(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 	r->t.ngot++;
 	p->inflight--;
 	acknowledged(p, 1);
+	/* The home answers: what is still missing is late by the path's own measure. */
+	r->t.rto = p->rto;
+	r->t.resend_at = u->now + p->rto;
+	bb_udp_due(u, r->t.resend_at);
 }
 
 static void got_state(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m)
@@ -207,6 +211,7 @@ static void datagram(void *arg, const struct bb_sock_packet *pkt)
 		st->bad_tag++;
 		return;
 	}
+	bb_udp_find(u, g.node)->heard_at = u->now;
 	if (m.status)
 		return got_refusal(u, r, &m);
 	switch (cmd) {

@@ -246,7 +246,11 @@ void bb_udp_resend(struct bb_udp *u, struct bb_net_req *r, uint64_t now)
 	if (r->status != BB_ST_BUSY)
 		bb_udp_cut(p, now);
 	r->t.tries++;
-	r->t.rto = r->t.rto * 2 < BB_RTO_MAX_NS ? r->t.rto * 2 : BB_RTO_MAX_NS;
+	/* Backs off from who is silent; the window is what yields to a full path. */
+	if (p->heard_at > r->t.resend_at - r->t.rto)
+		r->t.rto = p->rto;
+	else
+		r->t.rto = r->t.rto * 2 < BB_RTO_MAX_NS ? r->t.rto * 2 : BB_RTO_MAX_NS;
 	r->t.resend_at = now + r->t.rto;
 	u->sh->stats.resent++;
 	if (r->cmd == BB_CMD_WRITE)
