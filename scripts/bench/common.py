@@ -45,6 +45,10 @@ def median(values):
     return statistics.median(values)
 
 
+def quartile(values):
+    return statistics.quantiles(values, n=4, method="inclusive")[0]
+
+
 def interval(values, tries=2000):
     """95 % confidence interval of the median, by bootstrap."""
     rng = random.Random(1)
