@@ -324,11 +324,12 @@ void bb_pager_stop(struct bb_pager *pg)
 	free(pg);
 }
 
-void bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, uint64_t granted, int sock, int uffd,
+uint32_t bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, uint64_t granted, int sock, int uffd,
 		     int memfd, int kick)
 {
 	struct bb_attach_rep rep = { .magic = BB_ATTACH_MAGIC, .size = sizeof(rep) };
 	struct bb_program *p;
+	uint32_t id;
 
 	p = bb_program_new(pg, req, granted, sock, uffd, memfd, kick, rep.message, sizeof(rep.message));
 	if (!p) {
@@ -339,15 +340,16 @@ void bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, uint6
 		close(uffd);
 		close(memfd);
 		close(kick);
-		return;
+		return 0;
 	}
 	pthread_mutex_lock(&pg->lock);
-	p->id = pg->next_id;
-	pg->next_id += 64; /* numbers are unique over the pagers of a host */
+	id = p->id = pg->next_id;
+	pg->next_id += BB_PAGERS_MAX; /* numbers are unique over the pagers of a host */
 	p->next = pg->inbox;
 	pg->inbox = p;
 	pthread_mutex_unlock(&pg->lock);
 	wake(pg);
+	return id;
 }
 
 static void count_pages(const struct bb_program *p, struct bb_program_info *o)
@@ -449,6 +451,13 @@ const struct bb_hist *bb_pager_hist(const struct bb_pager *pg, enum bb_part part
 const struct bb_hist *bb_pager_hist_local(const struct bb_pager *pg)
 {
 	return &pg->hist_local;
+}
+
+void bb_pager_hist_reset(struct bb_pager *pg)
+{
+	for (int i = 0; i < BB_PART_MAX; i++)
+		bb_hist_reset(&pg->hist[i]);
+	bb_hist_reset(&pg->hist_local);
 }
 
 void bb_pager_net_stats(struct bb_pager *pg, struct bb_net_stats *out)

@@ -41,6 +41,9 @@ struct bb_pager_config {
 	struct bb_home *home;	/* own home; NULL: nothing is lent here */
 };
 
+/* Region numbers tell the pager: number % BB_PAGERS_MAX is index + 1. */
+#define BB_PAGERS_MAX 64
+
 int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg);
 void bb_pager_stop(struct bb_pager *p); /* gives back all home memory, joins */
 
@@ -48,8 +51,9 @@ void bb_pager_stop(struct bb_pager *p); /* gives back all home memory, joins */
  * Takes over the socket and descriptors of a program that asked to attach
  * (all are closed by the pager in the end, also on error), answers it, and
  * serves it. granted: its budget in bytes. Called from the control thread.
+ * Return: the region's number, or 0 where it was refused.
  */
-void bb_pager_attach(struct bb_pager *p, const struct bb_attach_req *req, uint64_t granted, int sock, int uffd, int memfd, int kick);
+uint32_t bb_pager_attach(struct bb_pager *p, const struct bb_attach_req *req, uint64_t granted, int sock, int uffd, int memfd, int kick);
 
 #define BB_PROGRAM_NODES 64
 
@@ -81,6 +85,7 @@ int bb_pager_set_budget(struct bb_pager *p, uint32_t region, uint64_t bytes);
 const struct bb_hist *bb_pager_hist(const struct bb_pager *p, enum bb_part part);
 /* Total time of faults that stayed on this host (zero fill, staged). */
 const struct bb_hist *bb_pager_hist_local(const struct bb_pager *p);
+void bb_pager_hist_reset(struct bb_pager *p);
 
 struct bb_net_stats;
 void bb_pager_net_stats(struct bb_pager *p, struct bb_net_stats *out);

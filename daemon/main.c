@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bbd: the BlueBridge daemon of a host. Reads its options, starts the home, the
+ * server, the pagers, and serves the Unix socket until it is told to stop.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "control/control.h"
+#include "log.h"
+
+static volatile int stop;
+
+static void on_stop(int sig)
+{
+	stop = sig;
+}
+
+static void raise_limits(void)
+{
+	struct rlimit r;
+
+	/* Two descriptors and a few a program; as many as we are allowed. */
+	if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+		r.rlim_cur = r.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &r);
+	}
+}
+
+/* "READY=1" to whoever supervises us (sd_notify(3), the protocol). */
+static void notify(const char *text)
+{
+	const char *path = secure_getenv("NOTIFY_SOCKET");
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	int fd;
+
+	if (!path || !*path || strlen(path) >= sizeof(un.sun_path))
+		return;
+	memcpy(un.sun_path, path, strlen(path));
+	if (un.sun_path[0] == '@')
+		un.sun_path[0] = 0;
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&un,
+		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))) < 0)
+		bb_debug("cannot notify %s", path);
+	close(fd);
+}
+
+/* The directory that a path lies in, if it is one below a directory that exists. */
+static void make_parent(const char *path)
+{
+	char dir[256];
+	const char *slash = strrchr(path, '/');
+
+	if (!slash || slash == path || (size_t)(slash - path) >= sizeof(dir))
+		return;
+	memcpy(dir, path, (size_t)(slash - path));
+	dir[slash - path] = 0;
+	if (mkdir(dir, 0755) < 0 && errno != EEXIST)
+		bb_debug("cannot make %s (error %d)", dir, errno);
+}
+
+/* Without --key: /etc/bluebridge/key, or beside the socket where that cannot be. */
+static int load_key(const struct bb_config *cfg, struct bb_key *key, const char **file)
+{
+	static char beside[300];
+	const char *slash;
+	int r;
+
+	if (cfg->embedded) {
+		/* Nobody else is spoken to. */
+		*file = "none";
+		if (getrandom(key->raw, sizeof(key->raw), 0) != sizeof(key->raw))
+			return -EIO;
+		return bb_key_derive(key);
+	}
+	*file = cfg->key ? cfg->key : "/etc/bluebridge/key";
+	make_parent(*file);
+	r = bb_key_load(key, *file);
+	if (r >= 0 || cfg->key || (r != -EACCES && r != -EROFS && r != -ENOENT))
+		goto out;
+	slash = strrchr(cfg->socket, '/');
+	memcpy(beside, "key", 4);
+	if (slash) {
+		size_t n = (size_t)(slash - cfg->socket) + 1;
+
+		if (n + 4 > sizeof(beside))
+			goto out;
+		memcpy(beside, cfg->socket, n);
+		memcpy(beside + n, "key", 4);
+	}
+	*file = beside;
+	r = bb_key_load(key, *file);
+out:
+	if (r < 0)
+		bb_error("key %s: %s; the hosts share one key: copy it from another, mode 0600", *file,
+			 strerrordesc_np(-r));
+	else if (r == 1)
+		bb_info("key %s was made: copy it to the other hosts", *file);
+	return r;
+}
+
+static int start_pagers(struct bb_control *c, const struct bb_config *cfg)
+{
+	for (unsigned int i = 0; i < cfg->pagers; i++) {
+		struct bb_pager_config pc = {
+			.index = i,
+			.cpu = cfg->ncpus ? cfg->cpus[i % cfg->ncpus] : -1,
+			.spin_us = cfg->spin_us,
+			.prefetch = cfg->prefetch,
+			.deadline_ns = cfg->deadline_ms * 1000000ULL,
+			.peers = c->peers,
+			.home = c->home,
+		};
+		int r = bb_pager_start(&c->pagers[i], &pc);
+
+		if (r < 0) {
+			bb_error("pager %u: cannot start (%s)", i, strerrordesc_np(-r));
+			return r;
+		}
+		c->npagers++;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct bb_control c;
+	static struct bb_config cfg;
+	struct bb_peers_config pc = { 0 };
+	struct sigaction sa = { .sa_handler = on_stop };
+	int listener = -1, r, status = 1;
+	sigset_t blocked;
+
+	bb_log_init("bbd", BB_LOG_INFO);
+	r = bb_config_parse(&cfg, argc, argv);
+	if (r)
+		return r < 0 ? 2 : 0;
+	bb_log_level(cfg.log);
+	signal(SIGPIPE, SIG_IGN);
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGINT, &sa, NULL);
+	raise_limits();
+
+	c.cfg = &cfg;
+	bb_budget_init(&c.budget, cfg.local);
+	make_parent(cfg.socket);
+	listener = bb_control_listen(cfg.socket);
+	if (listener < 0)
+		return 1;
+	if (load_key(&cfg, &pc.key, &c.key_file) < 0)
+		goto out;
+	bb_key_id(&pc.key, c.key_id);
+
+	pc.node = cfg.node;
+	pc.tenant = cfg.tenant;
+	pc.port = cfg.port;
+	pc.dev = cfg.embedded ? NULL : cfg.dev;
+	pc.discover = !cfg.embedded && cfg.discover && cfg.dev;
+	pc.routes = !cfg.embedded && cfg.routes;
+	pc.peers = cfg.peers;
+	if (getrandom(&pc.boot, sizeof(pc.boot), 0) != sizeof(pc.boot) || !pc.boot)
+		pc.boot = (uint32_t)getpid();
+	r = bb_peers_new(&c.peers, &pc);
+	if (r < 0) {
+		bb_error("cannot keep a list of hosts (%s)", strerrordesc_np(-r));
+		goto out;
+	}
+	if (cfg.lend) {
+		struct bb_home_config hc = { .lend = cfg.lend, .store = cfg.store, .quota = cfg.quota };
+
+		r = bb_home_new(&c.home, &hc);
+		if (r < 0) {
+			bb_error("cannot lend memory (%s)", strerrordesc_np(-r));
+			goto out;
+		}
+		bb_peers_own(c.peers, cfg.lend, cfg.lend);
+	}
+	/* Signals are for this thread, which waits in epoll. */
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGTERM);
+	sigaddset(&blocked, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+	if (!cfg.embedded) {
+		struct bb_server_config sc = {
+			.cpu = cfg.ncpus ? cfg.cpus[cfg.ncpus - 1] : -1,
+			.spin_us = cfg.spin_us,
+		};
+
+		if (!cfg.dev && !cfg.npeers)
+			bb_warn("neither --dev nor --peer: no other host will be found");
+		r = bb_server_start(&c.server, c.peers, c.home, &sc);
+		if (r < 0) {
+			bb_error("cannot serve UDP port %u (%s)%s", cfg.port, strerrordesc_np(-r),
+				 r == -EADDRINUSE ? "; another bbd runs here: stop it, or give --port" : "");
+			goto out;
+		}
+	}
+	r = start_pagers(&c, &cfg);
+	pthread_sigmask(SIG_UNBLOCK, &blocked, NULL);
+	if (r < 0)
+		goto out;
+	bb_info("node %u ready at %s%s", cfg.node, cfg.socket, cfg.embedded ? " (embedded)" : "");
+	notify("READY=1");
+	bb_control_run(&c, listener, &stop);
+	notify("STOPPING=1");
+	status = 0;
+out:
+	unlink(cfg.socket);
+	close(listener);
+	for (unsigned int i = 0; i < c.npagers; i++)
+		bb_pager_stop(c.pagers[i]);
+	if (c.server)
+		bb_server_stop(c.server);
+	if (c.peers)
+		bb_peers_free(c.peers);
+	if (c.home)
+		bb_home_free(c.home);
+	return status;
+}
