@@ -15,7 +15,7 @@
 #include "budget.h"
 #include "config.h"
 
-static int parse(struct bb_config *c, int n, char **args)
+static int parse(struct bb_config *c, int n, const char *const *args)
 {
 	char *argv[20] = { (char *)(uintptr_t)"bbd" };
 	char cfg[] = "/tmp/bb-test-config-XXXXXX";
@@ -46,7 +46,7 @@ static void defaults(void **state)
 
 static void good_values(void **state)
 {
-	char *a[] = { "--node", "7", "--lend", "1.5G", "--cpu", "0,0", "--local", "50%", "--peer", "::1", "--peer=::2" };
+	static const char *const a[] = { "--node", "7", "--lend", "1.5G", "--cpu", "0,0", "--local", "50%", "--peer", "::1", "--peer=::2" };
 	struct bb_config c;
 
 	assert_int_equal(parse(&c, 11, a), 0);
@@ -68,10 +68,9 @@ static void bad_values(void **state)
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		char *a[] = { (char *)(uintptr_t)bad[i][0], (char *)(uintptr_t)bad[i][1] };
 		struct bb_config c;
 
-		if (parse(&c, 2, a) != -EINVAL)
+		if (parse(&c, 2, bad[i]) != -EINVAL)
 			fail_msg("%s %s was taken", bad[i][0], bad[i][1]);
 	}
 }
