@@ -337,6 +337,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 
 	/* The file first, so that the command line has the last word. */
 	opterr = 0;
+	optind = 0;
 	while ((o = getopt_long(argc, argv, ":", lo, NULL)) >= 0) {
 		if (o == 256 + O_HELP) {
 			help();
@@ -361,7 +362,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 	r = bb_config_file(c, file ? file : CONFIG_FILE, file != NULL);
 	if (r < 0)
 		return r;
-	optind = 1;
+	optind = 0; /* from the start again */
 	while ((o = getopt_long(argc, argv, ":", lo, NULL)) >= 0)
 		if (o != 256 + O_CONFIG && set(c, o - 256, optarg, "bbd") < 0)
 			return -EINVAL;
