@@ -4,6 +4,9 @@
  * the home and the server. The network is the loopback of a namespace that the
  * test makes for itself; it ends with the process.
  */
+/* Not every test that includes it needs all of it. */
+#pragma GCC diagnostic ignored "-Wunused-function"
+
 #ifndef BB_TEST_NET_WORLD_H
 #define BB_TEST_NET_WORLD_H
 

@@ -78,6 +78,77 @@ static void test_packets(void **state)
 	world_mtu(9000);
 }
 
+/* The path becomes narrower between two requests, before anybody has measured it again. */
+static void test_narrow(void **state)
+{
+	static uint8_t data[8][4096];
+	struct bb_net_page pages[8], first;
+	struct bb_net_req r = { .cmd = BB_CMD_WRITE, .node = HOME, .boot = BOOT, .pages = pages, .npages = 8 };
+	struct bb_net_stats st;
+	uint64_t x;
+
+	for (int what = 0; what < 3; what++) {
+		world_mtu(9000);
+		world_start(64 << 20, NULL);
+		x = create_one(w.net);
+		for (unsigned int i = 0; i < 8; i++) {
+			fill(data[i], 100 * (unsigned int)what + i + 1);
+			pages[i] = (struct bb_net_page){ x + i * 4096, data[i] };
+		}
+		assert_int_equal(run_on(w.net, &r), BB_ST_OK);
+		world_mtu(1500);
+		if (what == 0) { /* the asker finds out */
+			fill(data[3], 9999);
+			assert_int_equal(run_on(w.net, &r), BB_ST_OK);
+		} else if (what == 1) {
+			struct bb_net_req a = { .cmd = BB_CMD_ALLOC_WRITE, .node = HOME, .pages = &first, .npages = 1 };
+
+			first = (struct bb_net_page){ 0, data[5] };
+			assert_int_equal(run_on(w.net, &a), BB_ST_OK);
+			assert_int_equal(read_pages(w.net, a.ptrs[0], 1, BOOT), BB_ST_OK);
+			assert_memory_equal(page_read, data[5], 4096);
+		}
+		assert_int_equal(read_pages(w.net, x, 8, BOOT), BB_ST_OK); /* the home finds out */
+		assert_memory_equal(page_read, data, sizeof(data));
+		assert_int_equal(read_pages(w.net, x + 4096, 1, BOOT), BB_ST_OK);
+		assert_memory_equal(page_read, data[1], 4096);
+		bb_net_stats(w.net, &st);
+		assert_int_equal(st.malformed + st.timeouts, 0);
+		world_stop();
+	}
+	world_mtu(9000);
+}
+
+static void test_loop(void **state)
+{
+	const struct bb_loop_config drop = { .drop_every = 2 }, refuse = { .refuse_every = 2, .refuse_status = BB_ST_BUSY };
+	const struct bb_loop_config late = { .delay_every = 2, .delay_ns = 30000000 }, twice = { .dup_every = 1 };
+	const struct bb_loop_config *const all[] = { &drop, &refuse, &late, &twice };
+	static const uint8_t want[] = { BB_ST_TIMEOUT, BB_ST_BUSY, BB_ST_OK, BB_ST_OK };
+
+	for (int i = 0; i < 4; i++) {
+		struct bb_net_req r = { .cmd = BB_CMD_READ, .node = HOME, .boot = BOOT, .len = 4096 };
+		uint64_t t;
+
+		world_start(64 << 20, NULL);
+		assert_int_equal(bb_net_loop(w.net, all[i]), 0);
+		r.ptr = create_one(w.net);
+		t = r.deadline = bb_now_ns();
+		r.deadline += SECOND / 10;
+		assert_int_equal(run_on(w.net, &r), want[i]);
+		assert_true(i != 2 || bb_now_ns() - t >= 30000000);
+		assert_int_equal(run_on(w.net, &r), BB_ST_OK);
+		assert_int_equal(bb_net_inflight(w.net), 0);
+		one_done = 0;
+		r.deadline = bb_now_ns() + SECOND;
+		bb_net_submit(w.net, &r);
+		bb_net_free(w.net); /* whatever was held or under way ends */
+		w.net = NULL;
+		assert_int_equal(one_done, 1);
+		world_stop();
+	}
+}
+
 static void test_create(void **state)
 {
 	struct bb_net_req r = { .cmd = BB_CMD_CREATE, .node = HOME, .len = 64 };
@@ -346,7 +417,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_large),	 cmocka_unit_test(test_small), cmocka_unit_test(test_packets),
-		cmocka_unit_test(test_create),	 cmocka_unit_test(test_refusals), cmocka_unit_test(test_dead),
+		cmocka_unit_test(test_narrow),	 cmocka_unit_test(test_loop),	cmocka_unit_test(test_create),	 cmocka_unit_test(test_refusals), cmocka_unit_test(test_dead),
 		cmocka_unit_test(test_strangers), cmocka_unit_test(test_load), cmocka_unit_test(test_faults),
 	};
 
