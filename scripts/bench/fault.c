@@ -10,7 +10,7 @@
  *
  * The time of a touch is that of the first access to the page; the whole page
  * is compared after it. "slow" are the touches of more than 2 microseconds:
- * a page that is here takes some 0.05 us, the cheapest fault that a userfaultfd
+ * a page that is here takes less than 1 us, the cheapest fault that a userfaultfd
  * resolves several microseconds, and nothing lies between. So "slow" are the
  * faults. That nearly all of them went to another host is what the driver
  * checks against the daemon's count.

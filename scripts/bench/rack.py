@@ -3,10 +3,12 @@
 
 bbrack's guard takes the rack down when its owner has ended, however it ended.
 """
+import json
 import os
+import socket
 import subprocess
 
-from common import BUILD, TOP, Skipped, built, call, call_json, environment, pin_all, progress, start
+from common import BUILD, TOP, Failed, Skipped, built, call, call_json, environment, pin_all, progress, start
 
 # Both ends of everything measured, floors included, poll that long before they sleep.
 SPIN_US = 50
@@ -45,10 +47,17 @@ class Rack:
         pre = ["env", f"LD_PRELOAD={built('libbb.so')}", f"BB_LOCAL={local}", "BB_LOG=warn", "BB_PLACE=2"]
         return start(self.command(host, [*pre, *cmd]), env=environment(), cpus=cpus, **kw)
 
-    def bbctl(self, host, *args):
-        return call_json(
-            [built("bbctl"), "--socket", self.host[host]["socket"], "-j", *args], "bbctl " + " ".join(args), 20
-        )
+    def ask(self, host, cmd):
+        """What bbctl -j shows, from the daemon itself: no process is started for it."""
+        with socket.socket(socket.AF_UNIX) as k:
+            k.settimeout(10)
+            k.connect(self.host[host]["socket"])
+            k.sendall(json.dumps({"cmd": cmd}).encode() + b"\n")
+            with k.makefile("rb") as f:
+                answer = json.loads(f.readline() or "{}")
+        if not answer.get("ok"):
+            raise Failed(f"bbd on {host}, {cmd}: {answer.get('error', 'no answer')}")
+        return answer["result"]
 
     def pin(self, host, cpus):
         pin_all(self.host[host]["pid"], cpus)
