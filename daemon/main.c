@@ -12,7 +12,6 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "control/control.h"
@@ -34,27 +33,6 @@ static void raise_limits(void)
 		r.rlim_cur = r.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &r);
 	}
-}
-
-/* "READY=1" to whoever supervises us (sd_notify(3), the protocol). */
-static void notify(const char *text)
-{
-	const char *path = secure_getenv("NOTIFY_SOCKET");
-	struct sockaddr_un un = { .sun_family = AF_UNIX };
-	int fd;
-
-	if (!path || !*path || strlen(path) >= sizeof(un.sun_path))
-		return;
-	memcpy(un.sun_path, path, strlen(path));
-	if (un.sun_path[0] == '@')
-		un.sun_path[0] = 0;
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
-	if (sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&un,
-		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))) < 0)
-		bb_debug("cannot notify %s", path);
-	close(fd);
 }
 
 /* The directory that a path lies in, if it is one below a directory that exists. */
@@ -212,9 +190,7 @@ int main(int argc, char **argv)
 	if (r < 0)
 		goto out;
 	bb_info("node %u ready at %s%s", cfg.node, cfg.socket, cfg.embedded ? " (embedded)" : "");
-	notify("READY=1");
 	bb_control_run(&c, listener, &stop);
-	notify("STOPPING=1");
 	status = 0;
 out:
 	unlink(cfg.socket);

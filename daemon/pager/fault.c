@@ -138,6 +138,10 @@ static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, u
 		bb_fill_lost(p, page, "is gone, and with it what it held", rx < p->nrx ? p->rx[rx].node : 0);
 		return SERVED;
 	}
+	if (bb_fill_hopeless(p->pager, p->rx[rx].node)) {
+		bb_fill_lost(p, page, "has been silent for longer than a fault may wait", p->rx[rx].node);
+		return SERVED;
+	}
 	bb_fill_remote(p, page, 1, rx, true, t_fault, bb_now_ns());
 	if (p->pager->cfg.prefetch && !p->no_prefetch)
 		bb_prefetch_fault(p, page);

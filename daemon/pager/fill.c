@@ -107,13 +107,39 @@ void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t
 		.range = { bb_prog_addr(p, page), BB_PAGE_SIZE },
 	};
 
-	bb_error("program %u (%s): page %lx is lost: host %u %s; access to it raises SIGBUS", p->pid, p->comm,
-		 (unsigned long)bb_prog_addr(p, page), node, why);
+	uint64_t now = bb_now_ns();
+
+	p->lost_unsaid++;
+	if (now - p->lost_said_at > 1000000000ULL) {
+		bb_error("program %u (%s): %lu pages are lost, the last at %lx: host %u %s; access to them raises SIGBUS",
+			 p->pid, p->comm, (unsigned long)p->lost_unsaid, (unsigned long)bb_prog_addr(p, page), node, why);
+		p->lost_said_at = now;
+		p->lost_unsaid = 0;
+	}
 	atomic_fetch_add_explicit(&p->ctl->n_lost, 1, memory_order_relaxed);
 	bb_word_leave(p, page, BB_P_LOST, 0);
 	bb_credit_give(p->ctl, 1);
 	if (!(p->features & UFFD_FEATURE_POISON) || ioctl(p->uffd, UFFDIO_POISON, &poison) < 0)
 		bb_error("program %u (%s): this kernel cannot poison a page: the access waits for ever", p->pid, p->comm);
+}
+
+/*
+ * One access waits for the whole deadline; those that come after it, to a host
+ * that is still silent, need not.
+ */
+bool bb_fill_hopeless(struct bb_pager *pg, uint16_t node)
+{
+	struct bb_peer peer;
+
+	if (pg->suspect != node || node == bb_peers_config(pg->cfg.peers)->node)
+		return false;
+	if (!bb_peers_get(pg->cfg.peers, node, &peer))
+		return true;
+	if (!peer.alive && bb_now_ns() - peer.last_hello > pg->cfg.deadline_ns)
+		return true;
+	if (peer.alive)
+		pg->suspect = 0;
+	return false;
 }
 
 /* --- from a home ---------------------------------------------------------- */
@@ -215,6 +241,8 @@ static void done(struct bb_net_req *req)
 		}
 		req->status = BB_ST_TIMEOUT;
 	}
+	if (req->status == BB_ST_TIMEOUT)
+		pg->suspect = req->node;
 	if (req->status != BB_ST_OK) {
 		if (f->demand || req->status == BB_ST_BOOT)
 			bb_debug("fill of %u pages from host %u: %s", f->n, req->node, status_text(req->status));

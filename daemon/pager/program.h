@@ -171,6 +171,9 @@ struct bb_program {
 	uint32_t parked_head, parked_n;
 
 	struct bb_prefetch pf;
+
+	/* Lost pages are told of once a second, with their number. */
+	uint64_t lost_said_at, lost_unsaid;
 };
 
 struct bb_pager {
@@ -190,6 +193,7 @@ struct bb_pager {
 	struct bb_hist hist[BB_PART_MAX], hist_local;
 	struct bb_net_stats net_stats;
 	uint64_t now;		/* of this round of the loop */
+	uint16_t suspect;	/* the node that last let a deadline pass; 0: none */
 	uint64_t enter_ns;	/* what reading the last messages took */
 };
 
@@ -240,6 +244,8 @@ void bb_fill_wake(struct bb_program *p, uint32_t page, uint32_t n);
 void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t node);
 /* Leaves a busy state of ours: sets the new state, keeps the rest but for clear. */
 void bb_word_leave(struct bb_program *p, uint32_t page, bb_pw set, bb_pw clear);
+/* Has the node been silent for longer than a fault may wait? */
+bool bb_fill_hopeless(struct bb_pager *pg, uint16_t node);
 int bb_rx_check(const struct bb_program *p, uint32_t rx, uint32_t page);
 static inline bb_pw bb_word_age(struct bb_program *p)
 {
