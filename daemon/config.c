@@ -364,7 +364,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 		return r;
 	optind = 0; /* from the start again */
 	while ((o = getopt_long(argc, argv, ":", lo, NULL)) >= 0)
-		if (o != 256 + O_CONFIG && set(c, o - 256, optarg, "bbd") < 0)
+		if (o >= 256 && o != 256 + O_CONFIG && set(c, o - 256, optarg, "bbd") < 0)
 			return -EINVAL;
 	if (!c->node)
 		c->node = node_of_machine();
