@@ -76,7 +76,8 @@ $(B)/bbd: $(call obj,daemon/main.c) $(B)/daemon.a $(B)/lib.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
 
-$(B)/bbctl: $(call obj,$(bbctl_src)) $(B)/lib.a
+# The doctor asks what userfaultfd can do here as the pager would.
+$(B)/bbctl: $(call obj,$(bbctl_src) daemon/pager/probe.c) $(B)/lib.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LIBS) -ljansson
 

@@ -26,6 +26,7 @@ static const struct command {
 	{ "home", "show", bbctl_home_show, "", "memory of this host that others use" },
 	{ "net", "show", bbctl_net_show, "", "packets: sent, resent, refused" },
 	{ "metrics", "show", bbctl_metrics_show, "", "counters in Prometheus' text format" },
+	{ "doctor", "show", bbctl_doctor, "", "what is wrong with this host, and what mends it" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
