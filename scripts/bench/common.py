@@ -205,6 +205,7 @@ def show(r):
     goal = "" if r["goal"] is None else f"goal {r['goal']:g}"
     met = {True: "met", False: "MISSED", None: ""}[r["met"]]
     note = r["detail"].get("note") or r["detail"].get("skipped") or r["detail"].get("error") or ""
+    note = " ".join(note.split())
     progress("")
     print(f"{r['name']:<24} {value:>9} {r['unit']:<10} {goal:<10} {met:<7} {note}".rstrip(), flush=True)
 
