@@ -8,7 +8,10 @@
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <linux/ipv6_route.h>
 #include <linux/route.h>
@@ -52,37 +55,47 @@ static bool ipv6(struct doctor *d)
 
 /* --- links ------------------------------------------------------------------ */
 
+/* By ioctl: /sys shows the namespace that it was mounted in. Return: is there one? */
+static bool link_state(const char *dev, int *mtu, short *flags)
+{
+	struct ifreq q = { 0 };
+	int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool ok;
+
+	snprintf(q.ifr_name, sizeof(q.ifr_name), "%s", dev);
+	ok = fd >= 0 && ioctl(fd, SIOCGIFMTU, &q) == 0;
+	*mtu = q.ifr_mtu;
+	ok = ok && ioctl(fd, SIOCGIFFLAGS, &q) == 0;
+	*flags = q.ifr_flags;
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
 static void link_of(struct doctor *d, const char *dev)
 {
-	char path[96], state[32] = "", name[40];
-	long mtu;
+	char name[40];
+	short flags;
+	int mtu;
 
 	snprintf(name, sizeof(name), "link %s", dev);
-	snprintf(path, sizeof(path), "/sys/class/net/%s/mtu", dev);
-	/* /sys shows the namespace that it was mounted in; a missing link is said below. */
-	if (!if_nametoindex(dev)) {
+	if (!link_state(dev, &mtu, &flags)) {
 		check(d, CHECK_FAIL, name, "there is no such interface any more");
-		mend(d, "ip link, then start bbd with --dev of another");
-		return;
-	}
-	if (ipv6_off(dev)) {
-		check(d, CHECK_FAIL, name, "IPv6 is off on it");
-		mend(d, "sysctl -w net.ipv6.conf.%s.disable_ipv6=0", dev);
-		return;
-	}
-	if (!read_number(path, &mtu))
-		return;
-	snprintf(path, sizeof(path), "/sys/class/net/%s/operstate", dev);
-	if (read_line(path, state, sizeof(state)) && !strcmp(state, "down")) {
+		mend(d, "set \"dev = IFACE\" in /etc/bluebridge/bbd.conf, then: systemctl restart bbd");
+	} else if (!(flags & IFF_UP)) {
 		check(d, CHECK_FAIL, name, "is down");
 		mend(d, "ip link set dev %s up", dev);
-		return;
-	}
-	if (mtu >= BB_WIRE_MTU_LARGE) {
-		check(d, CHECK_OK, name, "MTU %ld: a page in one packet", mtu);
-	} else {
-		check(d, CHECK_WARN, name, "MTU %ld: a page takes four packets; all hosts and switches should have 9000", mtu);
+	} else if (ipv6_off(dev)) {
+		check(d, CHECK_FAIL, name, "IPv6 is off on it");
+		mend(d, "sysctl -w net/ipv6/conf/%s/disable_ipv6=0", dev);
+	} else if (!(flags & IFF_RUNNING)) {
+		check(d, CHECK_FAIL, name, "has no carrier");
+		mend(d, "look at its cable and switch port: ethtool %s", dev);
+	} else if (mtu < BB_WIRE_MTU_LARGE) {
+		check(d, CHECK_WARN, name, "MTU %d: a page takes four packets; all hosts and switches should have 9000", mtu);
 		mend(d, "ip link set dev %s mtu 9000", dev);
+	} else {
+		check(d, CHECK_OK, name, "MTU %d: a page in one packet", mtu);
 	}
 }
 
