@@ -153,17 +153,19 @@ static void touch(uint32_t page)
 static void move_run(unsigned int i, unsigned int n)
 {
 	bool touched = false;
+	unsigned int whole = n; /* how many are tried at a time */
 
 	while (n) {
+		unsigned int now = n < whole ? n : whole;
 		struct uffdio_move m = {
 			.dst = bb_rg.staging + ((uintptr_t)i << BB_PAGE_SHIFT),
 			.src = bb_addr_of(ev.v[i].page),
-			.len = (uint64_t)n << BB_PAGE_SHIFT,
+			.len = (uint64_t)now << BB_PAGE_SHIFT,
 			.mode = UFFDIO_MOVE_MODE_DONTWAKE,
 		};
 		int r = ioctl(bb_rg.uffd, UFFDIO_MOVE, &m);
 		int err = r < 0 ? errno : 0;
-		unsigned int done = r == 0 ? n : m.move > 0 ? (unsigned int)(m.move >> BB_PAGE_SHIFT) : 0;
+		unsigned int done = r == 0 ? now : m.move > 0 ? (unsigned int)(m.move >> BB_PAGE_SHIFT) : 0;
 
 		for (unsigned int k = 0; k < done; k++)
 			ev.v[i + k].moved = true;
@@ -173,10 +175,15 @@ static void move_run(unsigned int i, unsigned int n)
 		n -= done;
 		if (!n)
 			return;
-		if (done && err)
+		if (!err || done)
 			continue; /* the next round tells what stopped it */
 		if (err == EAGAIN)
 			continue;
+		if (now > 1 && err != EBUSY) {
+			/* A run across two of the program's mappings is refused whole. */
+			whole = 1;
+			continue;
+		}
 		if (err == EBUSY && !touched) {
 			touch(ev.v[i].page);
 			touched = true;

@@ -34,9 +34,15 @@
 
 EXPORT void cfree(void *p);
 
+/* An allocator on top has its blocks in our region too; few begin a page. */
+static inline bool maybe_ours(const void *p)
+{
+	return bb_region_has(p) && !((uintptr_t)p & BB_PAGE_MASK);
+}
+
 static inline bool ours(const void *p)
 {
-	return bb_region_has(p) && !((uintptr_t)p & BB_PAGE_MASK) &&
+	return maybe_ours(p) &&
 	       bb_runs_marked(&bb_rg.runs, bb_page_of((uintptr_t)p));
 }
 
@@ -79,7 +85,7 @@ static COLD void other_free(void *p)
 
 EXPORT void free(void *p)
 {
-	if (likely(!bb_region_has(p) && !bb_early_has(p)))
+	if (likely(!maybe_ours(p) && !bb_early_has(p)))
 		bb_real.free(p);
 	else
 		other_free(p);
@@ -183,7 +189,7 @@ static COLD void *other_realloc(void *p, size_t size)
 
 EXPORT void *realloc(void *p, size_t size)
 {
-	if (likely(!bb_region_wants(size) && !bb_region_has(p) && !bb_early_has(p)))
+	if (likely(!bb_region_wants(size) && !maybe_ours(p) && !bb_early_has(p)))
 		return bb_real.realloc(p, size);
 	return other_realloc(p, size);
 }

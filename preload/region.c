@@ -29,10 +29,9 @@
 #include "private.h"
 
 #define RW_STEP 16 /* extents made accessible at a time: 32 MiB */
-#define CACHE_PAGES (32ULL << (20 - BB_PAGE_SHIFT))
-/* With no budget named, ask for one only when the program turns out large. */
-#define ASK_PAGES (32LL << (20 - BB_PAGE_SHIFT))
-#define REMAP_MIN (64u) /* pages from which moving page tables beats copying */
+#define CACHE_MIN (64LL << (20 - BB_PAGE_SHIFT)) /* pages; what the C library's heap keeps, too */
+#define REMAP_MIN 64u	  /* pages from which moving page tables beats copying to fresh memory */
+#define REMAP_ALWAYS 8192u /* and from which copying would take twice too much memory */
 
 uintptr_t bb_region_base, bb_region_size;
 size_t bb_region_min = SIZE_MAX;
@@ -128,6 +127,36 @@ static bool make_accessible(uint32_t end)
 	return true;
 }
 
+/* How much free memory LOCAL extents may keep warm: it counts as used. */
+static uint64_t cache_cap(void)
+{
+	int64_t cap = bb_rg.local_limit / 2;
+
+	if (bb_rg.attached == BB_ATTACHED)
+		return (uint64_t)cap / 4; /* others could use it */
+	return (uint64_t)(cap > CACHE_MIN ? cap : CACHE_MIN);
+}
+
+/* Gives the warm free memory back. */
+static void uncache(void)
+{
+	struct bb_region *g = &bb_rg;
+	uint32_t top = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES, from;
+
+	for (uint32_t e = 0; e < top; e++) {
+		from = e;
+		while (e < top && bb_xstate(e) == BB_X_LOCAL && !atomic_load(&g->x[e].used)) {
+			g->xp[e] &= (uint8_t)~BB_XP_DIRTY;
+			atomic_store(&g->x[e++].state, BB_X_NONE);
+			bb_credit_give(g->ctl, BB_EXTENT_PAGES);
+		}
+		if (e > from)
+			(void)bb_sys_madvise((void *)bb_addr_of((uint64_t)from * BB_EXTENT_PAGES),
+					     (size_t)(e - from) << BB_EXTENT_SHIFT, MADV_DONTNEED);
+	}
+	g->cached = 0;
+}
+
 /* Over the budget for the first time: time to find a daemon. */
 static void want_daemon(void)
 {
@@ -146,8 +175,12 @@ static void extent_begin(uint32_t e)
 	struct bb_extent *x;
 
 	if (g->attached == BB_DETACHED &&
-	    atomic_load_explicit(&g->ctl->resident, memory_order_relaxed) + BB_EXTENT_PAGES > g->local_limit)
-		want_daemon();
+	    atomic_load_explicit(&g->ctl->resident, memory_order_relaxed) + BB_EXTENT_PAGES > g->local_limit) {
+		if (g->cached)
+			uncache();
+		if (atomic_load(&g->ctl->resident) + BB_EXTENT_PAGES > g->local_limit)
+			want_daemon();
+	}
 	x = &g->x[e]; /* attaching moves the books */
 	if (g->attached == BB_ATTACHED) {
 		if (!(g->xp[e] & BB_XP_REGISTERED) && bb_extents_register(e, 1) == 0)
@@ -171,7 +204,7 @@ static void extent_end(uint32_t e)
 
 	switch (bb_xsettled(e)) {
 	case BB_X_LOCAL:
-		if (g->cached < CACHE_PAGES && g->cached + BB_EXTENT_PAGES <= (uint64_t)g->local_limit / 4) {
+		if (g->cached + BB_EXTENT_PAGES <= cache_cap()) {
 			/* Keep it as it is; the next allocation finds it warm. */
 			return;
 		}
@@ -413,6 +446,14 @@ static bool all_local(uint32_t first, uint32_t n)
 	return true;
 }
 
+static bool is_warm(uint32_t first, uint32_t n)
+{
+	for (uint32_t e = first / BB_EXTENT_PAGES; e <= (first + n - 1) / BB_EXTENT_PAGES; e++)
+		if (bb_rg.xp[e] & BB_XP_DIRTY)
+			return true;
+	return false;
+}
+
 /* The lock keeps the helper from sealing either end meanwhile. */
 bool bb_region_move(uintptr_t to, uintptr_t from, uint32_t n)
 {
@@ -421,6 +462,11 @@ bool bb_region_move(uintptr_t to, uintptr_t from, uint32_t n)
 	if (n < REMAP_MIN)
 		return false;
 	bb_lock(&bb_rg.lock);
+	/* Emptying warm memory and faulting it in again costs more than a copy. */
+	if (n < REMAP_ALWAYS && is_warm(bb_page_of(to), n)) {
+		bb_unlock(&bb_rg.lock);
+		return false;
+	}
 	if (all_local(bb_page_of(to), n) && all_local(bb_page_of(from), n)) {
 		size_t len = (size_t)n << BB_PAGE_SHIFT;
 

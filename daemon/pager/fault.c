@@ -95,7 +95,7 @@ static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w)
 			break;
 		}
 	}
-	bb_fill_install(p, page, n, NULL, 0, BB_PW_HASHED | BB_PW_RX);
+	bb_fill_install(p, page, n, NULL, BB_P_EMPTY, 0, BB_PW_HASHED | BB_PW_RX);
 	atomic_fetch_add_explicit(&p->ctl->n_fill_zero, n, memory_order_relaxed);
 	return SERVED;
 }
@@ -116,7 +116,7 @@ static enum outcome serve_staged(struct bb_program *p, uint32_t page, bb_pw w)
 		bb_fill_wake(p, page, 1);
 		return SERVED;
 	}
-	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), 0, 0);
+	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), BB_P_STAGED, 0, 0);
 	atomic_fetch_add_explicit(&p->ctl->n_fill_staged, 1, memory_order_relaxed);
 	return SERVED;
 }
@@ -157,7 +157,7 @@ static enum outcome serve_resident(struct bb_program *p, uint32_t page, bb_pw w)
 	}
 	/* Its credit is taken already; install counts it in again. */
 	atomic_fetch_sub(&p->x[page / BB_EXTENT_PAGES].resident, 1);
-	bb_fill_install(p, page, 1, NULL, 0, 0);
+	bb_fill_install(p, page, 1, NULL, BB_P_EMPTY, 0, 0);
 	return SERVED;
 }
 

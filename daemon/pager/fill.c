@@ -53,7 +53,8 @@ static void arrived(struct bb_program *p, uint32_t page, uint32_t n, bb_pw set, 
 	}
 }
 
-void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void *data, bb_pw set, bb_pw clear)
+void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void *data, enum bb_page_state from_state,
+		     bb_pw set, bb_pw clear)
 {
 	const uint8_t *from = data ? data : p->pager->zeros;
 
@@ -87,10 +88,20 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 			continue;
 		default:
 			/*
-			 * The mapping is gone (the program is ending, or has
-			 * unmapped it past us). Nothing can be installed.
+			 * A run may cross from one of the program's mappings to
+			 * the next (madvise and mprotect split them): the kernel
+			 * refuses it whole, but not page by page.
 			 */
-			bb_word_leave(p, page, BB_P_EMPTY, BB_PW_HASHED | BB_PW_RX | BB_PW_SLOT | BB_PW_DIRTY);
+			if (n > 1) {
+				bb_fill_install(p, page, 1, data ? from : NULL, from_state, set, clear);
+				break;
+			}
+			/*
+			 * No memory, or the mapping is gone (the program is
+			 * ending). The content stays where it was: the access
+			 * faults again, or does not come.
+			 */
+			bb_word_leave(p, page, from_state, 0);
 			bb_credit_give(p->ctl, 1);
 			bb_fill_wake(p, page, 1);
 			break;
@@ -262,7 +273,7 @@ static void done(struct bb_net_req *req)
 		failed(f, "gave other bytes than were written");
 		goto out;
 	}
-	bb_fill_install(p, f->page, f->n, data, f->demand ? 0 : BB_PW_PREFETCH, 0);
+	bb_fill_install(p, f->page, f->n, data, BB_P_REMOTE, f->demand ? 0 : BB_PW_PREFETCH, 0);
 	if (f->demand) {
 		atomic_fetch_add_explicit(&p->ctl->n_fill_remote, 1, memory_order_relaxed);
 		account(f, t_got, bb_now_ns());

@@ -133,7 +133,7 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	p->stage = (uint8_t *)p->map + p->lay.data;
 	p->xrx = calloc(p->nextents, sizeof(*p->xrx));
 	p->slot_busy = calloc(p->nslots, 1);
-	p->nrx = 1; /* 0 is "none" */
+	p->nrx = p->rx_free = 1; /* 0 is "none" */
 	p->rx_cap = p->nextents + 4 * BB_SPARE_MAX;
 	p->rx = calloc(p->rx_cap, sizeof(*p->rx)); /* sparse: most is never touched */
 	if (!p->rx || !p->xrx || !p->slot_busy) {

@@ -233,9 +233,11 @@ int bb_fault_unpark(struct bb_program *p);
 
 /*
  * Installs n pages that are FILLING from data (NULL: zeros), wakes, and makes
- * them RESIDENT. Credit was taken. extra: flags for the words.
+ * them RESIDENT. Credit was taken. A page that cannot be installed goes back to
+ * from_state, and its credit too. set, clear: flags for the words.
  */
-void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void *data, bb_pw set, bb_pw clear);
+void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void *data, enum bb_page_state from_state,
+		     bb_pw set, bb_pw clear);
 /* Starts a fetch of n pages (FILLING, one rx). Return: 0, or -EAGAIN where no request is free. */
 int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx, bool demand, uint64_t t_fault,
 		   uint64_t t_found);

@@ -146,7 +146,7 @@ static void unstage(struct bb_program *p, uint32_t page, uint32_t slot, bb_pw w)
 		bb_program_over(p, 1);
 		atomic_fetch_add(&p->ctl->resident, 1);
 	}
-	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), 0, 0);
+	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), BB_P_STAGED, 0, 0);
 }
 
 static bool write_back(struct bb_program *p, uint64_t head)
