@@ -1,0 +1,172 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Paged memory on a rack: every byte, by every way in, on links good and bad,
+# and when daemons die.
+
+load common
+
+setup() { need_root; }
+
+teardown() {
+	end_programs
+	remove_racks
+}
+
+# paged LOCAL CMD...: on h1, with that budget.
+paged() {
+	bbrack run h1 -- timeout 100 env BB_LOCAL="$1" BB_STATS="$BATS_TEST_TMPDIR/stats" LD_PRELOAD="$BUILD/libbb.so" "${@:2}"
+}
+
+# was_paged: pages really went to other hosts and came back.
+was_paged() {
+	jq -e '.attached and .written_back > 1000 and .fill_remote > 100 and .lost == 0' "$BATS_TEST_TMPDIR/stats" >/dev/null ||
+		fail "not so much was paged:" "$(<"$BATS_TEST_TMPDIR/stats")"
+}
+
+@test "loads and stores, one thread and four, MTU 9000" {
+	rack_up 3
+	run paged 32M "$BUILD/apps/bbtouch" --size 128M --pattern rand --writes 30 --ops 20000 --alloc malloc
+	expect_status 0
+	was_paged
+	run paged 32M "$BUILD/apps/bbtouch" --size 128M --pattern rand --writes 30 --ops 5000 --threads 4 --alloc mmap
+	expect_status 0
+	was_paged
+	run paged 80M "$BUILD/apps/bbtouch" --size 300M --pattern seq --writes 30 --ops 100000 --alloc calloc
+	expect_status 0
+	was_paged
+}
+
+@test "the same at MTU 1500" {
+	rack_up 2 --mtu 1500
+	run paged 32M "$BUILD/apps/bbtouch" --size 128M --pattern rand --writes 30 --ops 20000 --alloc memalign
+	expect_status 0
+	was_paged
+}
+
+@test "faults that the kernel raises for the program" {
+	rack_up 2
+	mkdir "$BATS_TEST_TMPDIR/d"
+	run paged 16M "$BUILD/apps/bbkernel" --evict-between 48M --dir "$BATS_TEST_TMPDIR/d"
+	expect_status 0
+	was_paged
+}
+
+@test "all allocation functions under a small budget" {
+	rack_up 2
+	run paged 24M "$BUILD/apps/bballoc" --seed 7 --ops 3000
+	expect_status 0
+	was_paged
+}
+
+@test "memory that madvise has split into several mappings" {
+	rack_up 2
+	run paged 40M /usr/bin/python3 "$TOP/tests/apps/np_split.py" 48
+	expect_status 0
+	was_paged
+}
+
+@test "fork: parent, children and grandchildren each see their own bytes" {
+	rack_up 2
+	run paged 16M "$BUILD/apps/bbfork" --size 48 --children 3 --depth 2
+	expect_status 0
+	run paged 16M "$BUILD/apps/bbfork" --size 32 --children 2 --depth 1 --threads 2
+	expect_status 0
+	run paged 8M "$BUILD/apps/bbfork" --size 16 --children 25 --depth 1
+	expect_status 0
+}
+
+@test "a raw clone(2) dies rather than read zeros" {
+	rack_up 2
+	run paged 8M "$BUILD/apps/bbclone"
+	expect_status 0
+	expect_output "by signal 11"
+}
+
+@test "5 % of packets lost, doubled and delayed: the same bytes, both MTUs" {
+	export BB_TEST_NET="drop=5,dup=5,delay=5,seed=11"
+	rack_up 2 --mtu 1500
+	run paged 16M "$BUILD/apps/bbtouch" --size 48M --pattern rand --writes 30 --ops 4000
+	expect_status 0
+	was_paged
+	bbrack down
+	rack_up 2
+	run paged 16M "$BUILD/apps/bbtouch" --size 48M --pattern rand --writes 30 --ops 4000
+	expect_status 0
+	was_paged
+}
+
+@test "many programs at a time on one bbd" {
+	rack_up 2
+	for i in 1 2 3 4; do
+		BB_STATS='' bbrack run h1 -- env BB_LOCAL=8M LD_PRELOAD="$BUILD/libbb.so" \
+			"$BUILD/apps/bbtouch" --size 24M --pattern rand --writes 50 --ops 3000 --seed "$i" >"$BATS_TEST_TMPDIR/out$i" &
+		PIDS+=($!)
+	done
+	for p in "${PIDS[@]}"; do
+		wait "$p"
+	done
+	PIDS=()
+	run bbrack run h1 -- "$BUILD/bbctl" -j program show
+	expect_json '.programs | length == 0'
+}
+
+# lost NODE...: fills memory, kills those hosts' bbd, reads it all.
+lost() {
+	local k
+
+	mkfifo "$BATS_TEST_TMPDIR/in"
+	bbrack run h1 -- timeout 60 env BB_LOCAL=16M LD_PRELOAD="$BUILD/libbb.so" "$BUILD/apps/bblost" 24 \
+		<"$BATS_TEST_TMPDIR/in" >"$BATS_TEST_TMPDIR/out" 2>"$BATS_TEST_TMPDIR/err" &
+	PIDS+=($!)
+	exec 7>"$BATS_TEST_TMPDIR/in"
+	eventually 10 grep -q filled "$BATS_TEST_TMPDIR/out"
+	for k; do
+		kill -s KILL "$(bbrack -j status | jq ".hosts[] | select(.host == \"h$k\") | .pid")"
+	done
+	echo go >&7
+	exec 7>&-
+	wait "${PIDS[0]}" || fail "bblost: $(<"$BATS_TEST_TMPDIR/out") $(<"$BATS_TEST_TMPDIR/err")"
+	PIDS=()
+	run cat "$BATS_TEST_TMPDIR/out" "$BATS_TEST_TMPDIR/err"
+	expect_output " 0 wrong"
+	expect_no_output " 0 lost"
+}
+
+@test "the memory host dies: SIGBUS within the deadline, never wrong bytes, never a hang" {
+	rack_up 2 --bbd-args '--deadline 1000'
+	lost 2
+	run grep -h "pages are lost" "/run/bluebridge/$RACK/h1/bbd.log"
+	expect_output "host 2"
+}
+
+@test "bbd dies: what is still here is served, the rest raises SIGBUS, one message" {
+	rack_up 2
+	lost 1
+	expect_output "bbd has ended"
+}
+
+@test "no host has room: the program goes on locally, one warning" {
+	rack_up 2 --lend 4M
+	run paged 8M "$BUILD/apps/bbtouch" --size 64M --pattern rand --writes 30 --ops 5000
+	expect_status 0
+	run grep -c "no host has memory left" "/run/bluebridge/$RACK/h1/bbd.log"
+	expect_equal "$output" 1
+}
+
+@test "home memory comes back when programs end" {
+	rack_up 2
+	run paged 16M "$BUILD/apps/bbtouch" --size 64M --pattern rand --ops 1000
+	expect_status 0
+	nothing_used() { bbrack run h2 -- "$BUILD/bbctl" -j home show | jq -e '.used == 0' >/dev/null; }
+	eventually 10 nothing_used
+}
+
+@test "a hostile local program hurts nobody else" {
+	rack_up 2
+	for seed in 1 2 3; do
+		run bbrack run h1 -- timeout 60 python3 "$TOP/tests/apps/hostile.py" "/run/bluebridge/$RACK/h1/bbd.sock" "$seed" 40
+		expect_status 0
+	done
+	run paged 16M "$BUILD/apps/bbtouch" --size 48M --pattern rand --writes 30 --ops 3000
+	expect_status 0
+}
