@@ -28,6 +28,13 @@ struct bbctl {
 /* argv: what follows the verb. Return: an exit status; messages were given. */
 typedef int (*bbctl_fn)(struct bbctl *b, int argc, char **argv);
 
+/* As jansson's foreach, but also for tools that do not read its headers. */
+#define each_item(list, i, item) for (i = 0; (item = json_array_get(list, i)) != NULL; i++)
+#define each_member(o, key, value)                                                                             \
+	for (void *it_ = json_object_iter(o);                                                                  \
+	     it_ && (key = json_object_iter_key(it_), value = json_object_iter_value(it_), true);              \
+	     it_ = json_object_iter_next(o, it_))
+
 /* --- conn.c --- */
 
 /*

@@ -161,6 +161,7 @@ int bbctl_ask(struct bbctl *b, json_t *request, json_t **result, pid_t *pid, cha
 	socklen_t size = sizeof(who);
 	json_t *answer = NULL;
 	int fd = -1, r;
+	size_t len;
 
 	json_decref(request);
 	if (!text)
@@ -170,9 +171,9 @@ int bbctl_ask(struct bbctl *b, json_t *request, json_t **result, pid_t *pid, cha
 		goto out;
 	if (pid)
 		*pid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 ? who.pid : 0;
-	r = send_all(fd, text, strlen(text), deadline);
-	if (r == 0)
-		r = send_all(fd, "\n", 1, deadline);
+	len = strlen(text);
+	text[len] = '\n'; /* over the final zero */
+	r = send_all(fd, text, len + 1, deadline);
 	if (r == 0)
 		r = receive_line(fd, &line, deadline);
 	if (r < 0)

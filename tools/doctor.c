@@ -94,14 +94,14 @@ int bbctl_doctor(struct bbctl *b, int argc, char **argv)
 	doctor_kernel(&d);
 	doctor_limits(&d);
 	doctor_net(&d);
-	json_array_foreach(d.checks, i, c) {
+	each_item(d.checks, i, c) {
 		n[0] += !strcmp(str(c, "state"), "warn");
 		n[1] += !strcmp(str(c, "state"), "fail");
 	}
 	if (b->json) {
 		r = bbctl_print_json(json_pack("{s:o}", "checks", d.checks));
 	} else {
-		json_array_foreach(d.checks, i, c)
+		each_item(d.checks, i, c)
 			print(c);
 		printf("\n%zu checks: %zu ok, %u warn, %u FAIL\n", i, i - n[0] - n[1], n[0], n[1]);
 		json_decref(d.checks);

@@ -108,7 +108,7 @@ static void links(struct doctor *d)
 
 	if (*str(d->facts, "dev"))
 		dev[n++] = str(d->facts, "dev");
-	json_array_foreach(json_object_get(d->facts, "nodes"), i, node) {
+	each_item(json_object_get(d->facts, "nodes"), i, node) {
 		const char *name = str(node, "dev");
 		unsigned int k;
 
@@ -174,7 +174,7 @@ static void routes(struct doctor *d)
 {
 	uint16_t tenant = (uint16_t)num(d->facts, "tenant"), self = (uint16_t)num(d->facts, "node");
 	struct bb_gptr g = { .tenant = tenant, .node = self };
-	struct in6_addr a;
+	struct in6_addr a = { 0 };
 	unsigned int there = 0, want = 0;
 	json_t *n;
 	size_t i;
@@ -187,7 +187,7 @@ static void routes(struct doctor *d)
 		      self);
 		mend(d, "ip -6 route add local fdbb:%x:%x::/48 dev lo", tenant, self);
 	}
-	json_array_foreach(json_object_get(d->facts, "nodes"), i, n) {
+	each_item(json_object_get(d->facts, "nodes"), i, n) {
 		if (flag(n, "self") || !flag(n, "alive") || flag(n, "key_differs"))
 			continue;
 		want++;
@@ -214,7 +214,7 @@ static void peers(struct doctor *d)
 	json_t *n;
 	size_t i;
 
-	json_array_foreach(json_object_get(d->facts, "nodes"), i, n) {
+	each_item(json_object_get(d->facts, "nodes"), i, n) {
 		unsigned int node = (unsigned int)num(n, "node");
 
 		if (flag(n, "self"))

@@ -51,7 +51,7 @@ void print_faults(const json_t *faults)
 	t = table_new("FAULTS, µs|>COUNT|>MEAN|>50 %|>90 %|>99 %|>99.9 %|>MAX|SHARE");
 	if (num(total, "count")) {
 		row(t, "remote", total, 0);
-		json_object_foreach((json_t *)remote, part, h) {
+		each_member((json_t *)remote, part, h) {
 			char name[40];
 
 			if (!strcmp(part, "total"))

@@ -11,7 +11,7 @@ static void print_counters(const char *name, const json_t *o)
 	json_t *v;
 
 	printf("%s:", name);
-	json_object_foreach((json_t *)o, key, v) {
+	each_member((json_t *)o, key, v) {
 		if (!json_is_integer(v))
 			continue;
 		putchar(' ');
@@ -19,7 +19,7 @@ static void print_counters(const char *name, const json_t *o)
 		printf(" %llu", (unsigned long long)json_integer_value(v));
 	}
 	putchar('\n');
-	json_object_foreach((json_t *)o, key, v) {
+	each_member((json_t *)o, key, v) {
 		char inner[64];
 
 		if (!json_is_object(v) || !json_object_size(v))
@@ -39,7 +39,7 @@ int bbctl_net_show(struct bbctl *b, int argc, char **argv)
 	if (b->json)
 		return bbctl_print_json(r);
 	print_counters("server", json_object_get(r, "server"));
-	json_array_foreach(json_object_get(r, "pagers"), i, p) {
+	each_item(json_object_get(r, "pagers"), i, p) {
 		char name[32];
 
 		snprintf(name, sizeof(name), "pager %zu", i);

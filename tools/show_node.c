@@ -20,7 +20,7 @@ void print_nodes(const json_t *nodes)
 	json_t *n;
 	size_t i;
 
-	json_array_foreach(nodes, i, n) {
+	each_item(nodes, i, n) {
 		bool self = flag(n, "self");
 
 		table_number(t, json_object_get(n, "node"));
@@ -74,7 +74,7 @@ void print_home(const json_t *h)
 	if (!json_object_size(refused))
 		return;
 	printf("home: refused");
-	json_object_foreach((json_t *)refused, why, n) {
+	each_member((json_t *)refused, why, n) {
 		putchar(' ');
 		print_clean(why);
 		printf(" %llu", (unsigned long long)json_integer_value(n));

@@ -35,7 +35,7 @@ void print_programs(const json_t *programs)
 		return;
 	}
 	t = table_new("REGION|>PID|PROGRAM|>BUDGET|>LOCAL|>ALLOCATED|>FAULTS|>REMOTE|>EVICTED|>WRITTEN|>LOST");
-	json_array_foreach(programs, i, p) {
+	each_item(programs, i, p) {
 		table_number(t, json_object_get(p, "region"));
 		table_number(t, json_object_get(p, "pid"));
 		table_cell(t, "%s", str(p, "comm"));
@@ -56,7 +56,7 @@ static void print_homes(const json_t *nodes)
 	json_t *n;
 	size_t i;
 
-	json_array_foreach(nodes, i, n)
+	each_item(nodes, i, n)
 		printf("%snode %llu: %llu pages in %llu extents", i ? ", " : "", (unsigned long long)num(n, "node"),
 		       (unsigned long long)num(n, "pages"), (unsigned long long)num(n, "extents"));
 	if (!json_array_size(nodes))
@@ -135,7 +135,7 @@ int bbctl_program_show(struct bbctl *b, int argc, char **argv)
 		return bbctl_print_json(r);
 	if (!json_array_size(list))
 		printf("programs: none\n");
-	json_array_foreach(list, i, p)
+	each_item(list, i, p)
 		print_program(p);
 	json_decref(r);
 	return BBCTL_OK;
@@ -182,7 +182,7 @@ int bbctl_region_show(struct bbctl *b, int argc, char **argv)
 		return bbctl_print_json(r);
 	if (!json_array_size(json_object_get(r, "regions")))
 		printf("regions: none\n");
-	json_array_foreach(json_object_get(r, "regions"), i, p) {
+	each_item(json_object_get(r, "regions"), i, p) {
 		char length[32];
 
 		printf("region %llu: ", (unsigned long long)num(p, "region"));
