@@ -475,7 +475,7 @@ page_names() { sed 's/\\//g' "$TOP/man/$1" | grep -qE -- "^\.[A-Z]+ .*$2\b" || f
 }
 
 @test "the unit starts a program that is installed" {
-	grep -qx 'Type=notify' "$TOP/contrib/bbd.service"
+	grep -qx 'Type=exec' "$TOP/contrib/bbd.service"
 	grep -qx 'ExecStart=/usr/local/bin/bbd' "$TOP/contrib/bbd.service"
 	type -P systemd-analyze >/dev/null || skip "no systemd-analyze"
 	mkdir "$BATS_TEST_TMPDIR/unit"

@@ -3,6 +3,8 @@
 # Paged memory on a rack: every byte, by every way in, on links good and bad,
 # and when daemons die.
 
+# shellcheck disable=SC2030,SC2031 # a test is a function, its variables stay there
+
 load common
 
 setup() { need_root; }
