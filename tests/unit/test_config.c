@@ -25,7 +25,8 @@ static int parse(struct bb_config *c, int n, const char *const *args)
 	close(fd);
 	argv[1] = (char *)(uintptr_t)"--config";
 	argv[2] = cfg;
-	memcpy(argv + 3, args, (size_t)n * sizeof(*args));
+	if (n)
+		memcpy(argv + 3, args, (size_t)n * sizeof(*args));
 	r = bb_config_parse(c, n + 3, argv);
 	unlink(cfg);
 	return r;
