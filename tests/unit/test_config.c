@@ -26,7 +26,8 @@ static int parse(struct bb_config *c, int n, const char *const *args)
 	argv[1] = (char *)(uintptr_t)"--config";
 	argv[2] = cfg;
 	if (n)
-		memcpy(argv + 3, args, (size_t)n * sizeof(*args));
+		for (int i = 0; i < n; i++)
+		argv[3 + i] = (char *)(uintptr_t)args[i];
 	r = bb_config_parse(c, n + 3, argv);
 	unlink(cfg);
 	return r;
