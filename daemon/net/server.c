@@ -40,6 +40,8 @@
 #define BATCH 64
 #define BUFFER 4608 /* longest packet, and then some: longer ones are seen to be */
 #define GSO_RETRY_NS 10000000000ULL
+#define SHARED_NS 1500 /* a yield that takes longer let somebody else run */
+#define LOOKS 4	       /* before the next yield, where nobody else wants the CPU */
 #define SWEEP_NS 5000000000ULL
 
 struct bb_server {
@@ -166,6 +168,8 @@ static void *loop(void *arg)
 {
 	struct bb_server *s = arg;
 	uint64_t now = bb_now_ns(), last = now, next_tick = 0, next_sweep = now + SWEEP_NS;
+	unsigned int looks = 0;
+	bool shared = true;
 
 	settle(s);
 	while (!atomic_load_explicit(&s->stop, memory_order_relaxed)) {
@@ -182,8 +186,9 @@ static void *loop(void *arg)
 			last = now;
 		} else if (now - last >= s->cfg.spin_us * 1000ULL) {
 			sleep_until(s, next_tick);
-		} else {
+		} else if (looks++ % (shared ? 1 : LOOKS) == 0) {
 			sched_yield();
+			shared = bb_now_ns() - now > SHARED_NS;
 		}
 	}
 	bb_peers_bye(s->peers, s->fd);

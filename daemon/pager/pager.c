@@ -31,6 +31,8 @@
 #define TICK_NS 100000000ULL /* longest sleep */
 #define EVENTS 64
 #define STOP_NS 3000000000ULL
+#define SHARED_NS 1500	/* a yield that finds nobody else takes a third of that */
+#define LOOKS 4		/* at the network, between two rounds */
 
 const char *const bb_part_name[BB_PART_MAX] = {
 	[BB_PART_ENTER] = "enter", [BB_PART_DIRECTORY] = "directory", [BB_PART_GET] = "get data",
@@ -205,6 +207,31 @@ static void sleep_until_work(struct bb_pager *pg)
 		atomic_store(&p->ctl->bbd_wants, 0);
 }
 
+/*
+ * Lets others on this CPU run. How long it took tells whether there were any:
+ * if so every empty round gives way, else looking again is the better use of
+ * the time.
+ */
+static void breathe(struct bb_pager *pg)
+{
+	uint64_t t = bb_now_ns();
+
+	sched_yield();
+	pg->shares_cpu = bb_now_ns() - t > SHARED_NS;
+}
+
+/* While a reply is due, the network is what matters. Return: replies handled. */
+static int await_reply(struct bb_pager *pg)
+{
+	int n = 0;
+
+	for (int i = 0; i < LOOKS && !n && !pg->shares_cpu && bb_net_inflight(pg->net); i++)
+		n = bb_net_poll(pg->net);
+	if (n)
+		bb_net_flush(pg->net);
+	return n;
+}
+
 static void *loop(void *arg)
 {
 	struct bb_pager *pg = arg;
@@ -225,10 +252,15 @@ static void *loop(void *arg)
 			take_inbox(pg);
 		if (poll_all(pg)) {
 			last = pg->now;
+			/* A program that was woken on this CPU goes on at once. */
+			breathe(pg);
 		} else if (pg->now - last > pg->cfg.spin_us * 1000ULL) {
 			sleep_until_work(pg);
+		} else if (await_reply(pg)) {
+			last = pg->now;
+			breathe(pg);
 		} else {
-			sched_yield();
+			breathe(pg);
 		}
 		bury(pg);
 		if (atomic_load_explicit(&pg->stop, memory_order_relaxed)) {

@@ -193,6 +193,7 @@ struct bb_pager {
 	struct bb_hist hist[BB_PART_MAX], hist_local;
 	struct bb_net_stats net_stats;
 	uint64_t now;		/* of this round of the loop */
+	bool shares_cpu;	/* somebody else runs on this thread's CPU */
 	uint16_t suspect;	/* the node that last let a deadline pass; 0: none */
 	uint64_t enter_ns;	/* what reading the last messages took */
 };
