@@ -112,19 +112,20 @@ static void forget(struct bb_control *c, unsigned int i)
 
 void bb_control_reckon(struct bb_control *c)
 {
+	static uint32_t here[BB_BUDGET_PROGRAMS]; /* the control thread's alone */
 	uint64_t now = bb_now_ns();
 	unsigned int i, k;
 
 	for (k = 0; k < c->npagers; k++) {
-		int n = bb_pager_programs(c->pagers[k], c->info, BB_PROGRAMS_MAX);
+		int n = bb_pager_regions(c->pagers[k], here, BB_BUDGET_PROGRAMS);
 
 		for (i = c->budget.n; i-- > 0;) {
-			bool there = n == BB_PROGRAMS_MAX;
+			bool there = n == BB_BUDGET_PROGRAMS;
 
 			if ((c->known[i].region - 1) % BB_PAGERS_MAX != k)
 				continue;
 			for (int j = 0; j < n && !there; j++)
-				there = c->info[j].region == c->known[i].region;
+				there = here[j] == c->known[i].region;
 			if (there)
 				c->known[i].seen = true;
 			else if (c->known[i].seen || now - c->known[i].since > GRACE_NS)

@@ -421,6 +421,19 @@ static void count_pages(const struct bb_program *p, struct bb_program_info *o)
 	}
 }
 
+int bb_pager_regions(struct bb_pager *pg, uint32_t *out, int max)
+{
+	struct bb_program *p;
+	int n = 0;
+
+	pthread_mutex_lock(&pg->lock);
+	for (p = pg->programs; p && n < max; p = p->next)
+		if (!p->gone)
+			out[n++] = p->id;
+	pthread_mutex_unlock(&pg->lock);
+	return n;
+}
+
 int bb_pager_programs(struct bb_pager *pg, struct bb_program_info *out, int max)
 {
 	struct bb_program *p;

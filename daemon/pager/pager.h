@@ -77,7 +77,9 @@ struct bb_program_info {
 	} node[BB_PROGRAM_NODES];
 };
 
-/* Return: how many were filled in. */
+/* The regions that it serves; cheap. Return: how many were filled in. */
+int bb_pager_regions(struct bb_pager *p, uint32_t *out, int max);
+/* All about them; looks at every page. Return: how many were filled in. */
 int bb_pager_programs(struct bb_pager *p, struct bb_program_info *out, int max);
 /* Sets a program's budget at run time. Return: 0 or -ENOENT. */
 int bb_pager_set_budget(struct bb_pager *p, uint32_t region, uint64_t bytes);

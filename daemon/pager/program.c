@@ -38,8 +38,11 @@ void bb_program_set_budget(struct bb_program *p, uint64_t bytes)
 
 	if (limit < 2 * LOW_MIN)
 		limit = 2 * LOW_MIN;
+	if (limit == p->limit)
+		return;
+	/* What it was let go over its budget (bb_program_over) stays. */
+	atomic_fetch_add(&p->ctl->limit, limit - p->limit);
 	p->limit = limit;
-	atomic_store(&p->ctl->limit, limit);
 	atomic_store(&p->ctl->low, low_mark(limit));
 	bb_program_ring(p);
 }
@@ -143,6 +146,7 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	fcntl(uffd, F_SETFL, fcntl(uffd, F_GETFL) | O_NONBLOCK);
 	fcntl(kick, F_SETFL, fcntl(kick, F_GETFL) | O_NONBLOCK);
 	fcntl(sock, F_SETFL, fcntl(sock, F_GETFL) | O_NONBLOCK);
+	atomic_store(&p->ctl->limit, 0);
 	bb_program_set_budget(p, granted);
 	return p;
 fail:
