@@ -41,7 +41,7 @@
 #define BUFFER 4608 /* longest packet, and then some: longer ones are seen to be */
 #define GSO_RETRY_NS 10000000000ULL
 #define SHARED_NS 1500 /* a yield that takes longer let somebody else run */
-#define LOOKS 4	       /* before the next yield, where nobody else wants the CPU */
+#define LOOKS 8	       /* before the next yield, where nobody else wants the CPU */
 #define SWEEP_NS 5000000000ULL
 
 struct bb_server {

@@ -32,7 +32,7 @@
 #define EVENTS 64
 #define STOP_NS 3000000000ULL
 #define SHARED_NS 1500	/* a yield that finds nobody else takes a third of that */
-#define LOOKS 4		/* at the network, between two rounds */
+#define LOOKS 8		/* at the network, between two rounds */
 
 const char *const bb_part_name[BB_PART_MAX] = {
 	[BB_PART_ENTER] = "enter", [BB_PART_DIRECTORY] = "directory", [BB_PART_GET] = "get data",
