@@ -131,6 +131,7 @@ lost() {
 	PIDS=()
 	run cat "$BATS_TEST_TMPDIR/out" "$BATS_TEST_TMPDIR/err"
 	expect_output " 0 wrong"
+	expect_output "new memory is good"
 	expect_no_output " 0 lost"
 }
 
