@@ -16,6 +16,7 @@
 #include <bluebridge/wire.h>
 
 #include "config.h"
+#include "memory.h"
 #include "options.h"
 
 #define CONFIG_FILE "/etc/bluebridge/bbd.conf"
@@ -65,34 +66,6 @@ static int number(const char *s, unsigned long min, unsigned long max, unsigned 
 	return !isdigit((unsigned char)*s) || *end || errno || *out < min || *out > max ? -EINVAL : 0;
 }
 
-/* What this machine, or the cgroup that we are in, has. */
-static uint64_t memory_total(void)
-{
-	uint64_t total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-	char line[512], path[600], *group;
-	unsigned long long max;
-	FILE *f = fopen("/proc/self/cgroup", "re");
-
-	if (!f)
-		return total;
-	while (fgets(line, sizeof(line), f)) {
-		FILE *m;
-
-		if (strncmp(line, "0::", 3))
-			continue;
-		group = line + 3;
-		group[strcspn(group, "\n")] = 0;
-		snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", group);
-		m = fopen(path, "re");
-		if (m && fscanf(m, "%llu", &max) == 1 && max < total)
-			total = max;
-		if (m)
-			fclose(m);
-	}
-	fclose(f);
-	return total;
-}
-
 static uint16_t node_of_machine(void)
 {
 	char id[64] = "";
@@ -137,7 +110,7 @@ static int set_local(struct bb_config *c, const char *value)
 		num[n - 1] = 0;
 		if (number(num, 1, 100, &pct) < 0)
 			return -EINVAL;
-		c->local = memory_total() / 100 * pct;
+		c->local = bb_memory_total("") / 100 * pct;
 		return 0;
 	}
 	return bb_size_parse(value, &c->local);
@@ -157,6 +130,9 @@ static int set(struct bb_config *c, int o, const char *v, const char *where)
 	const char *name = bb_config_table[o].name;
 	unsigned long n;
 
+	/* An empty socket path would be a name that nobody finds. */
+	if (bb_config_table[o].metavar && !*v)
+		return bad(where, name, v, "a value");
 	switch (o) {
 	case O_NODE:
 		if (number(v, 1, 65534, &n) < 0)
@@ -330,7 +306,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 	c->spin_us = 50;
 	c->deadline_ms = 5000;
 	c->log = BB_LOG_INFO;
-	c->local = memory_total() / 100 * 80;
+	c->local = bb_memory_total("") / 100 * 80;
 	for (i = 0; i < O_MAX; i++)
 		lo[i] = (struct option){ bb_config_table[i].name,
 					 bb_config_table[i].metavar ? required_argument : no_argument, NULL, 256 + i };
@@ -369,7 +345,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 	if (!c->node)
 		c->node = node_of_machine();
 	if (c->embedded && !c->lend_set)
-		c->lend = c->store ? 1ULL << 40 : (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 100 * 80;
+		c->lend = c->store ? 1ULL << 40 : bb_memory_available("") / 100 * 80;
 	if (c->store && !c->lend) {
 		bb_error("--store %s: nothing is lent: give --lend SIZE as well", c->store);
 		return -EINVAL;

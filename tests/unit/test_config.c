@@ -8,12 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "budget.h"
 #include "config.h"
+#include "memory.h"
 
 static int parse(struct bb_config *c, int n, const char *const *args)
 {
@@ -67,6 +69,7 @@ static void bad_values(void **state)
 		{ "--local", "101%" },	{ "--local", "%" },    { "--spin", "-5" },    { "--deadline", "1" },
 		{ "--log", "loud" },	{ "--pagers", "65" },  { "--tenant", "70000" }, { "--dev", "no-such-link" },
 		{ "--nonsense", "1" },	{ "--store", "/tmp" }, { "--quota", "1X" },   { "word", "word" },
+		{ "--socket", "" },	{ "--key", "" },       { "--store", "" },     { "--peer", "" },
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -105,8 +108,68 @@ static void file(void **state)
 	assert_int_equal(with_file(&c, "node 9\n"), -EINVAL);
 	assert_int_equal(with_file(&c, "colour = red\n"), -EINVAL);
 	assert_int_equal(with_file(&c, "embedded = perhaps\n"), -EINVAL);
+	assert_int_equal(with_file(&c, "socket =\n"), -EINVAL);
 	assert_int_equal(bb_config_file(&c, "/no/such/file", true), -EINVAL);
 	assert_int_equal(bb_config_file(&c, "/no/such/file", false), 0);
+}
+
+/* --- memory ------------------------------------------------------------------ */
+
+static char root[] = "/tmp/bb-test-memory-XXXXXX";
+
+/* A file below root, and the directories on the way. */
+static void tell(const char *path, const char *text)
+{
+	char full[200];
+	FILE *f;
+
+	snprintf(full, sizeof(full), "%s/%s", root, path);
+	for (char *s = full + sizeof(root); (s = strchr(s, '/')); *s++ = '/') {
+		*s = 0;
+		mkdir(full, 0700);
+	}
+	f = fopen(full, "we");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static void memory(void **state)
+{
+	char rm[64];
+
+	assert_non_null(mkdtemp(root));
+	assert_int_equal(bb_memory_total(root), 0);
+	tell("proc/meminfo", "MemTotal: 4096 kB\nMemFree: 16 kB\nMemAvailable: 2048 kB\n");
+	assert_int_equal(bb_memory_total(root), 4096 << 10);
+	assert_int_equal(bb_memory_available(root), 2048 << 10);
+
+	/* Version 2: an ancestor's bound is ours. */
+	tell("proc/self/cgroup", "0::/a/b\n");
+	tell("sys/fs/cgroup/a/b/memory.max", "max\n");
+	tell("sys/fs/cgroup/a/b/memory.current", "4096\n");
+	assert_int_equal(bb_memory_total(root), 4096 << 10);
+	tell("sys/fs/cgroup/a/memory.max", "1048576\n");
+	tell("sys/fs/cgroup/a/memory.current", "1000000\n");
+	assert_int_equal(bb_memory_total(root), 1048576);
+	assert_int_equal(bb_memory_available(root), 48576);
+	tell("sys/fs/cgroup/a/memory.current", "2000000\n");
+	assert_int_equal(bb_memory_available(root), 0);
+
+	/* Version 1, whose group may be mounted as the root; no bound is a large number. */
+	tell("proc/self/cgroup", "5:cpu,cpuacct:/a\n4:memory:/x/y\n1:name=systemd:/a\n0::/\n");
+	tell("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+	assert_int_equal(bb_memory_total(root), 4096 << 10);
+	tell("sys/fs/cgroup/memory/memory.limit_in_bytes", "524288\n");
+	tell("sys/fs/cgroup/memory/memory.usage_in_bytes", "4288\n");
+	assert_int_equal(bb_memory_total(root), 524288);
+	assert_int_equal(bb_memory_available(root), 520000);
+
+	/* What cannot be read bounds nothing. */
+	tell("proc/self/cgroup", "nonsense\n0:\n:::::\n\n");
+	assert_int_equal(bb_memory_total(root), 4096 << 10);
+	snprintf(rm, sizeof(rm), "rm -rf %s", root);
+	assert_int_equal(system(rm), 0);
 }
 
 static void budgets(void **state)
@@ -141,7 +204,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(defaults), cmocka_unit_test(good_values), cmocka_unit_test(bad_values),
-		cmocka_unit_test(file),	    cmocka_unit_test(budgets),
+		cmocka_unit_test(file),	    cmocka_unit_test(memory),	 cmocka_unit_test(budgets),
 	};
 
 	bb_log_init("test", BB_LOG_ERROR);
