@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "control/control.h"
+#include "control/notify.h"
 #include "log.h"
 
 static volatile int stop;
@@ -89,6 +90,14 @@ out:
 	return r;
 }
 
+/* Has nobody else taken the path meanwhile? */
+static bool is_same(const char *path, const struct stat *was)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 && st.st_dev == was->st_dev && st.st_ino == was->st_ino;
+}
+
 static int start_pagers(struct bb_control *c, const struct bb_config *cfg)
 {
 	for (unsigned int i = 0; i < cfg->pagers; i++) {
@@ -119,6 +128,7 @@ int main(int argc, char **argv)
 	struct bb_peers_config pc = { 0 };
 	struct sigaction sa = { .sa_handler = on_stop };
 	int listener = -1, r, status = 1;
+	struct stat own = { 0 };
 	sigset_t blocked;
 
 	bb_log_init("bbd", BB_LOG_INFO);
@@ -137,6 +147,8 @@ int main(int argc, char **argv)
 	listener = bb_control_listen(cfg.socket);
 	if (listener < 0)
 		return 1;
+	if (lstat(cfg.socket, &own) < 0)
+		bb_warn("socket %s: somebody removes it (%s)", cfg.socket, strerrordesc_np(errno));
 	if (load_key(&cfg, &pc.key, &c.key_file) < 0)
 		goto out;
 	bb_key_id(&pc.key, c.key_id);
@@ -190,10 +202,13 @@ int main(int argc, char **argv)
 	if (r < 0)
 		goto out;
 	bb_info("node %u ready at %s%s", cfg.node, cfg.socket, cfg.embedded ? " (embedded)" : "");
+	bb_notify(environ, "READY=1");
 	bb_control_run(&c, listener, &stop);
+	bb_notify(environ, "STOPPING=1");
 	status = 0;
 out:
-	unlink(cfg.socket);
+	if (is_same(cfg.socket, &own))
+		unlink(cfg.socket);
 	close(listener);
 	for (unsigned int i = 0; i < c.npagers; i++)
 		bb_pager_stop(c.pagers[i]);

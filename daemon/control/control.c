@@ -6,9 +6,14 @@
  * -------------------
  * One epoll loop over the listener and at most SESSIONS callers. A caller's
  * first byte tells what it is: '{' opens lines of JSON, the magic's first byte
- * a program that attaches. A caller that says nothing whole for IDLE_NS is
- * dropped; when all places are taken the oldest goes. Descriptors passed by a
- * caller that is not attaching are closed unseen.
+ * a program that attaches. An attach request has ATTACH_NS from the connect on,
+ * all of it; when all places are taken the one that has been quiet for longest
+ * goes. Descriptors passed by a caller that is not attaching are closed unseen.
+ *
+ * No send waits: this thread serves programs that attach, too. A session has one
+ * answer at most, and until that has left (EPOLLOUT) within ANSWER_NS nothing
+ * more of the session is read or looked at. Then comes its next line; so a
+ * caller that sends many lines has one turn a round, as the others have.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,7 +28,8 @@
 #include "log.h"
 
 #define SESSIONS 64
-#define IDLE_NS 2000000000ULL
+#define ATTACH_NS 2000000000ULL
+#define ANSWER_NS 5000000000ULL
 #define JSON_IDLE_NS 60000000000ULL
 #define LINE_MAX_BYTES 65536
 #define RECKON_NS 200000000ULL
@@ -31,12 +37,16 @@
 struct session {
 	int fd; /* -1: free */
 	int epoll;
-	uint64_t last;
+	uint64_t began;	/* the connect, or the answer that waits to leave */
+	uint64_t last;	/* when it was heard */
 	struct ucred who;
 	size_t have;
 	int fds[3], nfds;
-	bool json;
+	bool json, ending; /* ending: after this answer */
+	uint32_t events;   /* that epoll waits for */
 	char *line; /* LINE_MAX_BYTES, for JSON; NULL until then */
+	char *answer; /* NULL: none is due */
+	size_t answer_len, answer_at;
 	union {
 		struct bb_attach_req req;
 		char raw[sizeof(struct bb_attach_req)];
@@ -46,37 +56,44 @@ struct session {
 int bb_control_listen(const char *path)
 {
 	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	struct stat st;
 	int fd, r;
 
-	if (strlen(path) >= sizeof(un.sun_path)) {
-		bb_error("socket %s: the path is too long (at most %zu bytes)", path, sizeof(un.sun_path) - 1);
-		return -ENAMETOOLONG;
+	if (!*path || strlen(path) >= sizeof(un.sun_path)) {
+		bb_error("socket %s: a path has 1 to %zu bytes", path, sizeof(un.sun_path) - 1);
+		return *path ? -ENAMETOOLONG : -EINVAL;
+	}
+	/* To connect to a file is refused as it is at a socket that nobody serves. */
+	if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
+		bb_error("socket %s: something else than a socket is there; remove it, or give --socket", path);
+		return -EEXIST;
 	}
 	memcpy(un.sun_path, path, strlen(path) + 1);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
-		return -errno;
-	if (connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0 || errno == EAGAIN) {
+		goto fail;
+	r = connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ? -errno : 0;
+	close(fd);
+	if (r == 0 || r == -EAGAIN) {
 		bb_error("socket %s: another bbd serves it; stop that one, or give --socket", path);
-		close(fd);
 		return -EADDRINUSE;
 	}
-	close(fd);
-	if (errno == ECONNREFUSED)
+	if (r == -ECONNREFUSED)
 		unlink(path); /* of one that was killed */
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
-		return -errno;
-	if (bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0 || listen(fd, 128) < 0) {
-		r = -errno;
-		bb_error("socket %s: %s%s", path, strerrordesc_np(-r),
-			 r == -ENOENT ? "; make its directory, or give --socket" : "");
-		close(fd);
-		return r;
-	}
+		goto fail;
+	if (bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0 || listen(fd, 128) < 0)
+		goto fail;
 	/* Every program of the host may attach; only its own memory is at stake. */
 	chmod(path, 0666);
 	return fd;
+fail:
+	r = -errno;
+	bb_error("socket %s: %s%s", path, strerrordesc_np(-r), r == -ENOENT ? "; make its directory, or give --socket" : "");
+	if (fd >= 0)
+		close(fd);
+	return r;
 }
 
 static void end(struct session *s)
@@ -86,6 +103,7 @@ static void end(struct session *s)
 	for (int i = 0; i < s->nfds; i++)
 		close(s->fds[i]);
 	free(s->line);
+	free(s->answer);
 	memset(s, 0, sizeof(*s));
 	s->fd = -1;
 }
@@ -150,62 +168,82 @@ static bool attach(struct bb_control *c, struct session *s)
 	return false;
 }
 
+/* Sends as much of the answer as there is room for. Return: false where the caller has gone. */
+static bool push(struct session *s)
+{
+	while (s->answer && s->answer_at < s->answer_len) {
+		ssize_t n = send(s->fd, s->answer + s->answer_at, s->answer_len - s->answer_at,
+				 MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n < 0)
+			return errno == EAGAIN || errno == EINTR;
+		s->answer_at += (size_t)n;
+	}
+	free(s->answer);
+	s->answer = NULL;
+	return !s->ending;
+}
+
 static bool say(struct session *s, json_t *answer)
 {
-	char *text = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
-	size_t len, at = 0;
-	uint64_t deadline = bb_now_ns() + IDLE_NS;
-
+	s->answer = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
 	json_decref(answer);
-	if (!text)
+	if (!s->answer)
 		return false;
-	len = strlen(text);
-	text[len++] = '\n'; /* over the final zero */
-	while (at < len) {
-		ssize_t n = send(s->fd, text + at, len - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+	s->answer_len = strlen(s->answer);
+	s->answer[s->answer_len++] = '\n'; /* over the final zero */
+	s->answer_at = 0;
+	s->began = bb_now_ns();
+	return push(s);
+}
 
-		if (n > 0)
-			at += (size_t)n;
-		else if ((errno != EAGAIN && errno != EINTR) || bb_now_ns() > deadline)
-			break;
-		else
-			usleep(1000);
+static json_t *refusal(const char *why)
+{
+	return json_pack("{s:b, s:s}", "ok", 0, "error", why);
+}
+
+/* Answers the first line that has come, if one has. */
+static bool next_line(struct bb_control *c, struct session *s)
+{
+	char *nl = memchr(s->line, '\n', s->have);
+	json_t *q, *a;
+	size_t len;
+
+	if (!nl) {
+		if (s->have < LINE_MAX_BYTES)
+			return true;
+		s->ending = true;
+		return say(s, refusal("a line has at most 65536 bytes"));
 	}
-	free(text);
-	return at == len;
+	len = (size_t)(nl - s->line) + 1;
+	q = json_loadb(s->line, len, JSON_REJECT_DUPLICATES, NULL);
+	s->have -= len;
+	memmove(s->line, nl + 1, s->have);
+	a = q ? bb_control_answer(c, q, s->who.uid == 0 || s->who.uid == geteuid()) :
+		refusal("this is not a line of JSON");
+	json_decref(q);
+	return say(s, a);
 }
 
 static bool talk(struct bb_control *c, struct session *s)
 {
-	char *nl;
 	ssize_t n;
 
 	if (!s->line)
 		s->line = malloc(LINE_MAX_BYTES);
-	if (!s->line || s->have == LINE_MAX_BYTES)
+	if (!s->line)
 		return false;
-	n = receive(s, s->line + s->have, LINE_MAX_BYTES - s->have);
-	if (n == -EAGAIN || n == -EINTR)
-		return true;
-	if (n <= 0)
-		return false;
-	s->have += (size_t)n;
-	while ((nl = memchr(s->line, '\n', s->have))) {
-		size_t len = (size_t)(nl - s->line) + 1;
-		json_error_t err;
-		json_t *q = json_loadb(s->line, len, JSON_REJECT_DUPLICATES, &err), *a;
-
-		if (q)
-			a = bb_control_answer(c, q, s->who.uid == 0 || s->who.uid == geteuid());
-		else
-			a = json_pack("{s:b, s:s}", "ok", 0, "error", "this is not a line of JSON");
-		json_decref(q);
-		if (!say(s, a))
+	if (s->answer)
+		return push(s);
+	if (!memchr(s->line, '\n', s->have)) {
+		n = receive(s, s->line + s->have, LINE_MAX_BYTES - s->have);
+		if (n == -EAGAIN || n == -EINTR)
+			return true;
+		if (n <= 0)
 			return false;
-		memmove(s->line, s->line + len, s->have - len);
-		s->have -= len;
+		s->have += (size_t)n;
 	}
-	return true;
+	return next_line(c, s);
 }
 
 static bool serve(struct bb_control *c, struct session *s)
@@ -223,6 +261,23 @@ static bool serve(struct bb_control *c, struct session *s)
 			return false;
 	}
 	return s->json ? talk(c, s) : attach(c, s);
+}
+
+/* Waits for room while there is something to say, or a line that has already come. */
+static void rearm(struct session *s)
+{
+	bool more = s->answer || (s->line && memchr(s->line, '\n', s->have));
+	struct epoll_event ev = { .events = more ? EPOLLOUT : EPOLLIN, .data.ptr = s };
+
+	if (ev.events != s->events && epoll_ctl(s->epoll, EPOLL_CTL_MOD, s->fd, &ev) == 0)
+		s->events = ev.events;
+}
+
+static bool is_late(const struct session *s, uint64_t now)
+{
+	if (s->answer)
+		return now > s->began + ANSWER_NS;
+	return s->json ? now > s->last + JSON_IDLE_NS : now > s->began + ATTACH_NS;
 }
 
 static void welcome(struct session *sessions, int listener, int ep)
@@ -245,7 +300,8 @@ static void welcome(struct session *sessions, int listener, int ep)
 	end(s);
 	s->fd = fd;
 	s->epoll = ep;
-	s->last = bb_now_ns();
+	s->events = EPOLLIN;
+	s->began = s->last = bb_now_ns();
 	ev.data.ptr = s;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &s->who, &len) < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev) < 0)
 		end(s);
@@ -289,15 +345,13 @@ void bb_control_run(struct bb_control *c, int listener, const volatile int *stop
 			if (s->fd < 0)
 				continue;
 			s->last = now;
-			if (!serve(c, s)) {
-				if (s->fd >= 0)
-					epoll_ctl(ep, EPOLL_CTL_DEL, s->fd, NULL);
-				end(s);
-			}
+			if (serve(c, s))
+				rearm(s);
+			else
+				end(s); /* a socket that is closed leaves the epoll set */
 		}
 		for (i = 0; i < SESSIONS; i++)
-			if (sessions[i].fd >= 0 && now - sessions[i].last > (sessions[i].json ? JSON_IDLE_NS : IDLE_NS) &&
-			    now > sessions[i].last)
+			if (sessions[i].fd >= 0 && is_late(&sessions[i], now))
 				end(&sessions[i]);
 		if (now - reckoned > RECKON_NS) {
 			reckoned = now;
