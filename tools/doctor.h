@@ -26,6 +26,7 @@ bool read_number(const char *path, long *out);
 
 void doctor_kernel(struct doctor *d);
 void doctor_limits(struct doctor *d);
+void doctor_load(struct doctor *d);
 void doctor_bbd(struct doctor *d); /* first of all: finds facts and pid */
 void doctor_net(struct doctor *d);
 

@@ -37,6 +37,23 @@ static void running(struct doctor *d)
 		mend(d, "systemctl restart bbd");
 }
 
+/* May the programs of other users attach? That of bbrun is for its own alone. */
+static void access_to(struct doctor *d)
+{
+	const char *path = d->b->socket;
+	struct stat st;
+
+	if (!d->facts || flag(d->facts, "embedded") || stat(path, &st) < 0)
+		return;
+	if ((st.st_mode & 0222) == 0222) {
+		check(d, CHECK_OK, "socket", "programs of all users may attach");
+		return;
+	}
+	check(d, CHECK_WARN, "socket", "%s has mode %04o: programs of other users stay in local memory", path,
+	      st.st_mode & 07777);
+	mend(d, "chmod 666 %s", path);
+}
+
 static void version(struct doctor *d)
 {
 	const char *v = str(d->facts, "version");
@@ -112,6 +129,7 @@ static void key(struct doctor *d)
 void doctor_bbd(struct doctor *d)
 {
 	running(d);
+	access_to(d);
 	version(d);
 	key(d);
 }
