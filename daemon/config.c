@@ -32,7 +32,7 @@ const struct bb_option_desc bb_config_table[] = {
 	[O_NO_DISCOVER] = { "no-discover", NULL, NULL, "do not look for hosts on the link" },
 	[O_NO_ROUTES] = { "no-routes", NULL, NULL, "leave the routing tables alone" },
 	[O_PORT] = { "port", "N", "48059", "UDP port, the same on all hosts" },
-	[O_LEND] = { "lend", "SIZE", "0", "memory to lend to others (embedded: 80% of what is free)" },
+	[O_LEND] = { "lend", "SIZE", "0", "memory to lend to others (embedded: 80% of what is available)" },
 	[O_STORE] = { "store", "DIR", NULL, "keep lent memory in files there" },
 	[O_QUOTA] = { "quota", "SIZE", "0", "what one host may borrow at most; 0: no bound" },
 	[O_LOCAL] = { "local", "SIZE|PCT%", "80%", "local memory for the programs of this host, together" },
@@ -270,6 +270,10 @@ int bb_config_file(struct bb_config *c, const char *path, bool must_exist)
 		*end = 0;
 		value = strdup(value); /* lives as long as bbd */
 		r = value ? bb_config_set(c, name, value, where) : -ENOMEM;
+	}
+	if (r == 0 && ferror(f)) { /* a directory, a bad disk */
+		bb_error("%s: %s", path, strerrordesc_np(errno));
+		r = -EINVAL;
 	}
 	free(line);
 	fclose(f);

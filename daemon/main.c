@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 	static struct bb_control c;
 	static struct bb_config cfg;
 	struct bb_peers_config pc = { 0 };
-	struct sigaction sa = { .sa_handler = on_stop };
+	struct sigaction sa = { .sa_handler = on_stop }, hup;
 	int listener = -1, r, status = 1;
 	struct stat own = { 0 };
 	sigset_t blocked;
@@ -139,6 +139,9 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGINT, &sa, NULL);
+	/* Its terminal closes; nohup(1) has it ignored. */
+	if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN)
+		sigaction(SIGHUP, &sa, NULL);
 	raise_limits();
 
 	c.cfg = &cfg;
@@ -181,6 +184,7 @@ int main(int argc, char **argv)
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGTERM);
 	sigaddset(&blocked, SIGINT);
+	sigaddset(&blocked, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (!cfg.embedded) {
 		struct bb_server_config sc = {

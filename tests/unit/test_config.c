@@ -111,6 +111,7 @@ static void file(void **state)
 	assert_int_equal(with_file(&c, "socket =\n"), -EINVAL);
 	assert_int_equal(bb_config_file(&c, "/no/such/file", true), -EINVAL);
 	assert_int_equal(bb_config_file(&c, "/no/such/file", false), 0);
+	assert_int_equal(bb_config_file(&c, "/tmp", true), -EINVAL);
 }
 
 /* --- memory ------------------------------------------------------------------ */
