@@ -18,36 +18,6 @@
 #define CREATE_DEADLINE_NS 2000000000ULL
 #define DELETE_DEADLINE_NS 1000000000ULL
 
-/* --- the table ------------------------------------------------------------ */
-
-/* The table never moves: others look at it while we work. */
-static uint32_t rx_new(struct bb_program *p)
-{
-	uint32_t i;
-
-	for (i = p->rx_free; i < p->nrx; i++)
-		if (p->rx[i].state == BB_RX_FREE)
-			goto found;
-	if (p->nrx == p->rx_cap)
-		return 0;
-	i = p->nrx++;
-found:
-	p->rx_free = i + 1;
-	return i;
-}
-
-static void rx_put(struct bb_program *p, uint32_t i)
-{
-	memset(&p->rx[i], 0, sizeof(p->rx[i]));
-	if (i < p->rx_free)
-		p->rx_free = i;
-}
-
-int bb_rx_check(const struct bb_program *p, uint32_t rx, uint32_t page)
-{
-	return rx && rx < p->nrx && p->rx[rx].state == BB_RX_READY && p->rx[rx].extent == page / BB_EXTENT_PAGES;
-}
-
 /* --- creating ------------------------------------------------------------- */
 
 static void set_homeless(struct bb_program *p, bool on)
@@ -82,17 +52,17 @@ static void created(struct bb_net_req *req)
 		return;
 	}
 	for (uint32_t i = 0; i < req->nptrs; i++) {
-		uint32_t r = p->nspare < BB_SPARE_MAX ? rx_new(p) : 0;
-
-		if (!r)
-			break; /* the home gives it back when we detach from it */
-		p->rx[r] = (struct bb_rx){
+		struct bb_rx x = {
 			.ptr = req->ptrs[i],
 			.boot = req->new_boot,
 			.extent = BB_NO_EXTENT,
 			.node = req->node,
 			.state = BB_RX_READY,
 		};
+		uint32_t r = p->nspare < BB_SPARE_MAX ? bb_rx_new(p, &x) : 0;
+
+		if (!r)
+			break; /* the home gives it back when we detach from it */
 		p->spare[p->nspare++] = r;
 		p->given++;
 	}
@@ -150,7 +120,7 @@ uint32_t bb_extent_home(struct bb_program *p, uint32_t page)
 {
 	uint32_t e = page / BB_EXTENT_PAGES, r = p->xrx[e];
 
-	if (r && p->rx[r].state == BB_RX_READY && (!p->rx[r].share || p->rx[r].share->refs == 1))
+	if (r && p->rx[r].state == BB_RX_READY && bb_rx_ours(p, r))
 		return r;
 	if (!p->nspare) {
 		p->wanted = 1;
@@ -184,7 +154,7 @@ static void deleted(struct bb_net_req *req)
 	struct bb_pager *pg = p->pager;
 
 	/* Refused or unreachable: the host reclaims it when it finds us gone. */
-	rx_put(p, d->rx);
+	bb_rx_put(p, d->rx);
 	p->refs--;
 	d->next = pg->free_dels;
 	pg->free_dels = d;
@@ -193,17 +163,13 @@ static void deleted(struct bb_net_req *req)
 static bool give_back(struct bb_program *p, uint32_t rx)
 {
 	struct bb_delete *d = p->pager->free_dels;
-	struct bb_rx_share *share = p->rx[rx].share;
 
-	if (share && share->refs > 1) {
-		share->refs--;
-		rx_put(p, rx);
-		return true;
-	}
 	if (!d)
 		return false;
-	free(share);
-	p->rx[rx].share = NULL;
+	if (!bb_rx_unshare(p, rx)) {
+		bb_rx_put(p, rx);
+		return true;
+	}
 	p->pager->free_dels = d->next;
 	memset(&d->req, 0, sizeof(d->req));
 	d->prog = p;
@@ -239,7 +205,7 @@ static bool is_read(struct bb_program *p, uint32_t rx)
 static void sweep_old(struct bb_program *p)
 {
 	for (uint32_t r = 1; r < p->nrx; r++)
-		if (p->rx[r].old && p->rx[r].state == BB_RX_READY && !p->rx[r].busy && !is_read(p, r) &&
+		if (p->rx[r].old && p->rx[r].state == BB_RX_READY && !p->use[r].busy && !is_read(p, r) &&
 		    !give_back(p, r))
 			return;
 }
@@ -251,12 +217,12 @@ static void sweep(struct bb_program *p)
 		uint32_t r = p->xrx[e];
 		uint8_t s;
 
-		if (!r || p->rx[r].busy)
+		if (!r || p->use[r].busy)
 			continue;
 		s = atomic_load(&p->x[e].state);
 		if (s != BB_X_NONE && s != BB_X_FRESH)
 			continue;
-		if (p->nspare < 2 * SPARE_LOW && p->rx[r].state == BB_RX_READY && !p->rx[r].share) {
+		if (p->nspare < 2 * SPARE_LOW && p->rx[r].state == BB_RX_READY && !p->use[r].share) {
 			p->rx[r].extent = BB_NO_EXTENT;
 			p->spare[p->nspare++] = r;
 		} else if (!give_back(p, r)) {
@@ -283,38 +249,12 @@ bool bb_extent_poll(struct bb_program *p)
 	return true;
 }
 
-int bb_extent_share(struct bb_program *p, struct bb_program *q)
-{
-	if (p->rx_cap < q->nrx || p->nextents != q->nextents)
-		return -EINVAL;
-	for (uint32_t r = 1; r < q->nrx; r++) {
-		struct bb_rx *x = &q->rx[r];
-
-		if (x->extent == BB_NO_EXTENT || (x->state != BB_RX_READY && x->state != BB_RX_BAD))
-			continue;
-		if (!x->share) {
-			x->share = malloc(sizeof(*x->share));
-			if (!x->share)
-				return -ENOMEM;
-			x->share->refs = 1;
-		}
-		x->share->refs++;
-		p->rx[r] = *x;
-		p->rx[r].busy = 0;
-	}
-	p->nrx = q->nrx;
-	p->xtop = q->xtop;
-	memcpy(p->xrx, q->xrx, q->xtop * sizeof(*p->xrx));
-	p->forked = q->forked = true;
-	return 0;
-}
-
 bool bb_extent_drain(struct bb_program *p)
 {
 	for (uint32_t r = 1; r < p->nrx; r++) {
 		if (p->rx[r].state == BB_RX_FREE || p->rx[r].state == BB_RX_DELETING)
 			continue;
-		if (p->rx[r].busy)
+		if (p->use[r].busy)
 			return false;
 		if (!give_back(p, r))
 			return false;

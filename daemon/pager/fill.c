@@ -281,7 +281,7 @@ static void done(struct bb_net_req *req)
 	if (f->n > 1 || !f->demand)
 		atomic_fetch_add_explicit(&p->ctl->n_prefetch, f->demand ? f->n - 1 : f->n, memory_order_relaxed);
 out:
-	p->rx[f->rx].busy--;
+	p->use[f->rx].busy--;
 	p->refs--;
 	p->fills--;
 	f->next = pg->free_fills;
@@ -305,7 +305,7 @@ int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx,
 	f->t_fault = t_fault;
 	f->t_found = t_found;
 	f->enter_ns = p->pager->enter_ns;
-	p->rx[rx].busy++;
+	p->use[rx].busy++;
 	p->refs++;
 	p->fills++;
 	submit(f);

@@ -136,10 +136,7 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	p->stage = (uint8_t *)p->map + p->lay.data;
 	p->xrx = calloc(p->nextents, sizeof(*p->xrx));
 	p->slot_busy = calloc(p->nslots, 1);
-	p->nrx = p->rx_free = 1; /* 0 is "none" */
-	p->rx_cap = p->nextents + 4 * BB_SPARE_MAX;
-	p->rx = calloc(p->rx_cap, sizeof(*p->rx)); /* sparse: most is never touched */
-	if (!p->rx || !p->xrx || !p->slot_busy) {
+	if (!p->xrx || !p->slot_busy || bb_rx_init(p) < 0) {
 		bb_format(why, (unsigned int)whylen, "bbd is out of memory");
 		goto fail;
 	}
@@ -207,7 +204,7 @@ int bb_program_clone(struct bb_program *p)
 	if (!q || !q->frozen || q->token != p->parent_token || q->npages != p->npages || q->base != p->base ||
 	    q->nslots != p->nslots)
 		return -EPERM;
-	r = bb_extent_share(p, q);
+	r = bb_rx_share(p, q);
 	p->tail = q->tail;
 	p->wb = q->tail; /* what is under way for the parent is not for us */
 	p->place = q->place;
@@ -230,7 +227,7 @@ void bb_program_free(struct bb_program *p)
 		close(p->kick);
 	if (p->sock >= 0)
 		close(p->sock);
-	free(p->rx);
+	bb_rx_fini(p);
 	free(p->xrx);
 	free(p->slot_busy);
 	free(p);

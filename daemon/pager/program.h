@@ -11,7 +11,8 @@
  *	fill.c	    bringing pages in
  *	prefetch.c  which pages come next
  *	writeback.c the staging ring: writing back, freeing slots
- *	extent.c    home memory held for a program
+ *	extent.c    home memory held for a program: creating, giving back
+ *	rx.c	    the table of it
  */
 #ifndef BB_DAEMON_PROGRAM_H
 #define BB_DAEMON_PROGRAM_H
@@ -29,6 +30,7 @@
 enum bb_rx_state {
 	BB_RX_FREE = 0,
 	BB_RX_READY,
+	BB_RX_SYNCING,	/* a second copy in the making: written to, never read */
 	BB_RX_BAD,	/* its home is gone or refuses: what was only there is lost */
 	BB_RX_DELETING,
 };
@@ -38,16 +40,24 @@ struct bb_rx_share {
 	uint32_t refs;
 };
 
-/* One extent at a home. */
+/*
+ * One extent at a home. Plain data: the table outlives bbd (rx.c), so each
+ * store must leave it such that the next bbd can go on from there.
+ */
 struct bb_rx {
 	uint64_t ptr;
 	uint32_t boot;
 	uint32_t extent;	/* of the region that it backs; ~0: spare */
+	uint32_t twin;		/* the rx of the other copy; 0: there is none */
 	uint16_t node;
 	uint8_t state;
 	bool old;		/* only read: its extent is written elsewhere since a fork */
-	uint16_t busy;		/* requests under way */
+};
+
+/* What of it concerns this bbd alone. */
+struct bb_rx_use {
 	struct bb_rx_share *share; /* NULL: ours alone */
+	uint32_t busy;		/* requests under way */
 };
 
 #define BB_SPARE_MAX BB_CREATE_MAX
@@ -144,6 +154,7 @@ struct bb_program {
 
 	/* Home memory. Index 0 is never used. */
 	struct bb_rx *rx;
+	struct bb_rx_use *use;
 	uint32_t nrx, rx_cap, rx_free;
 	uint32_t *xrx;		/* region extent -> rx, 0: none */
 	uint32_t xtop;		/* extents below it may have one */
@@ -249,7 +260,6 @@ void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t
 void bb_word_leave(struct bb_program *p, uint32_t page, bb_pw set, bb_pw clear);
 /* Has the node been silent for longer than a fault may wait? */
 bool bb_fill_hopeless(struct bb_pager *pg, uint16_t node);
-int bb_rx_check(const struct bb_program *p, uint32_t rx, uint32_t page);
 static inline bb_pw bb_word_age(struct bb_program *p)
 {
 	return bb_pw_with_gen(0, atomic_load_explicit(&p->ctl->gen, memory_order_relaxed));
@@ -264,14 +274,28 @@ void bb_prefetch_fault(struct bb_program *p, uint32_t page);
 /* Return: true where something was done. */
 bool bb_writeback_poll(struct bb_program *p);
 
+/* --- rx.c ------------------------------------------------------------------ */
+
+int bb_rx_init(struct bb_program *p);
+void bb_rx_fini(struct bb_program *p);
+/* A new entry. Return: its number, 0 where the table is full. */
+uint32_t bb_rx_new(struct bb_program *p, const struct bb_rx *what);
+void bb_rx_put(struct bb_program *p, uint32_t rx);
+/* May this page be read from there? */
+bool bb_rx_check(const struct bb_program *p, uint32_t rx, uint32_t page);
+/* May it be written in place? Not while another program reads it. */
+bool bb_rx_ours(const struct bb_program *p, uint32_t rx);
+/* One reader less. Return: true where it was the last, and the home's extent can go. */
+bool bb_rx_unshare(struct bb_program *p, uint32_t rx);
+/* p reads what q has; both write elsewhere from now on. */
+int bb_rx_share(struct bb_program *p, struct bb_program *q);
+
 /* --- extent.c ------------------------------------------------------------- */
 
 /* The home extent that page is to be written to. Return: rx, or 0: not yet. */
 uint32_t bb_extent_home(struct bb_program *p, uint32_t page);
 void bb_extent_bad(struct bb_program *p, uint32_t rx);
 bool bb_extent_poll(struct bb_program *p);
-/* p reads what q has; both write elsewhere from now on. */
-int bb_extent_share(struct bb_program *p, struct bb_program *q);
 /* Starts giving everything back. Return: true where nothing is left. */
 bool bb_extent_drain(struct bb_program *p);
 

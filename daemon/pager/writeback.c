@@ -56,7 +56,7 @@ static void written(struct bb_net_req *req)
 		_Atomic bb_pw *pw = &p->pw[page];
 		bb_pw w = atomic_load(pw), v;
 
-		p->rx[b->rx[i]].busy--;
+		p->use[b->rx[i]].busy--;
 		p->slot_busy[b->slot[i]] = 0;
 		if (p->gone)
 			continue;
@@ -184,7 +184,7 @@ static bool write_back(struct bb_program *p, uint64_t head)
 		b->pages[b->n].ptr = p->rx[rx].ptr + ((uint64_t)(page % BB_EXTENT_PAGES) << BB_PAGE_SHIFT);
 		b->pages[b->n].data = p->stage + ((size_t)slot << BB_PAGE_SHIFT);
 		b->n++;
-		p->rx[rx].busy++;
+		p->use[rx].busy++;
 		p->slot_busy[slot] = 1;
 		any = true;
 	}
