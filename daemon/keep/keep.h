@@ -33,8 +33,12 @@ int bb_keep_open(struct bb_keep **out, const char *path, unsigned int keep_ms);
 /* leave: the keeper keeps it all for the next bbd; else it ends, and all is gone. */
 void bb_keep_close(struct bb_keep *k, bool leave);
 
-/* Will what is kept outlive us? */
+/* Will what is kept outlive us? Return: for how long, 0: no. */
 unsigned int bb_keep_ms(const struct bb_keep *k);
+/* The keeper's process; 0: there is none. */
+int bb_keep_pid(const struct bb_keep *k);
+/* Does the keeper still live? Says it once where it does not. Never waits. */
+void bb_keep_check(struct bb_keep *k);
 
 /*
  * The memfd of this name: the predecessor's (found: true) if it has this size,
@@ -51,7 +55,7 @@ int bb_keep_get(struct bb_keep *k, const char *name);
 /* Forgets it: the memory is gone when its last descriptor is. */
 void bb_keep_drop(struct bb_keep *k, const char *name);
 
-/* Names that begin with prefix, at most max. Return: how many there are. */
+/* Names that begin with prefix, at most max are copied. Return: how many there are. */
 unsigned int bb_keep_list(struct bb_keep *k, const char *prefix, char (*names)[BB_KEEP_NAME], unsigned int max);
 
 #endif
