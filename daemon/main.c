@@ -215,7 +215,7 @@ out:
 		unlink(cfg.socket);
 	close(listener);
 	for (unsigned int i = 0; i < c.npagers; i++)
-		bb_pager_stop(c.pagers[i]);
+		bb_pager_stop(c.pagers[i], false);
 	if (c.server)
 		bb_server_stop(c.server);
 	if (c.peers)

@@ -15,11 +15,13 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <bluebridge/kernel.h>
 #include <bluebridge/local.h>
 
+#include "clock.h"
 #include "fds.h"
 #include "log.h"
 #include "private.h"
@@ -84,96 +86,7 @@ static int uffd_new(uint64_t *features, bool *user_only)
 	return fd;
 }
 
-/* --- the shared books ----------------------------------------------------- */
-
-struct books {
-	struct bb_region_ctl *ctl;
-	struct bb_extent *x;
-	_Atomic bb_pw *pw;
-	struct bb_hash *hash;
-	struct bb_slot *slots;
-	uint8_t *stage;
-};
-
-/* New books in the memfd, with the extents' states as they are. */
-static int books_new(struct bb_region *g, int fd, struct books *b)
-{
-	struct bb_region_layout l = bb_region_layout(g->npages, g->nslots);
-	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
-	uint8_t *all;
-
-	if (ftruncate(fd, (off_t)l.size) < 0 ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return -errno;
-	all = bb_sys_mmap(NULL, l.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (all == MAP_FAILED)
-		return -ENOMEM;
-	b->ctl = (struct bb_region_ctl *)all;
-	b->x = (struct bb_extent *)(all + l.extents);
-	b->pw = (_Atomic bb_pw *)(all + l.words);
-	b->hash = (struct bb_hash *)(all + l.hashes);
-	b->slots = (struct bb_slot *)(all + l.slots);
-	b->stage = all + l.data;
-	memcpy(b->ctl, g->ctl, sizeof(*b->ctl));
-	b->ctl->magic = BB_REGION_MAGIC;
-	b->ctl->version = BB_REGION_VERSION;
-	b->ctl->base = g->base;
-	b->ctl->npages = g->npages;
-	b->ctl->nslots = g->nslots;
-	memcpy(b->x, g->x, used * sizeof(*g->x));
-	return 0;
-}
-
-/*
- * The parent's words, as they were at the fork: bbd is frozen and the helper
- * was between batches, so no page is in a busy state. A write-back that is
- * under way is the parent's; here the page counts as not written.
- */
-static void books_copy(struct bb_region *g, struct books *b)
-{
-	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
-	uint64_t tail = atomic_load(&g->ctl->stage_tail), head = atomic_load(&g->ctl->stage_head);
-
-	for (uint32_t e = 0; e < used; e++) {
-		uint32_t first = e * BB_EXTENT_PAGES;
-
-		if (bb_xstate(e) != BB_X_MANAGED)
-			continue;
-		for (uint32_t i = first; i < first + BB_EXTENT_PAGES; i++) {
-			bb_pw w = atomic_load(&g->pw[i]) & ~BB_PW_WAIT;
-
-			if (w & BB_PW_WB)
-				w = (w & ~(BB_PW_WB | BB_PW_HASHED)) |
-				    (bb_pw_state(w) == BB_P_STAGED ? BB_PW_DIRTY : 0);
-			atomic_store(&b->pw[i], w);
-			if (w & BB_PW_HASHED)
-				b->hash[i] = g->hash[i];
-		}
-	}
-	for (; tail < head; tail++) {
-		uint32_t s = (uint32_t)(tail & (g->nslots - 1));
-
-		b->slots[s] = g->slots[s];
-		memcpy(b->stage + ((size_t)s << BB_PAGE_SHIFT), g->stage + ((size_t)s << BB_PAGE_SHIFT), BB_PAGE_SIZE);
-	}
-}
-
-static void books_use(struct bb_region *g, const struct books *b)
-{
-	if (g->pw) { /* shared ones: one mapping */
-		bb_sys_munmap(g->ctl, g->lay.size);
-	} else {
-		bb_sys_munmap(g->ctl, sizeof(*g->ctl));
-		bb_sys_munmap(g->x, g->nextents * sizeof(*g->x));
-	}
-	g->ctl = b->ctl;
-	g->x = b->x;
-	g->pw = b->pw;
-	g->hash = b->hash;
-	g->slots = b->slots;
-	g->stage = b->stage;
-	g->lay = bb_region_layout(g->npages, g->nslots);
-}
+/* --- where victims are moved to ------------------------------------------- */
 
 static int staging_new(struct bb_region *g)
 {
@@ -214,6 +127,34 @@ static int dial(const char *path)
 		close(fd);
 		return r;
 	}
+	return fd;
+}
+
+bool bb_attach_retry(int error)
+{
+	switch (error) {
+	case -ECONNREFUSED:
+	case -ECONNRESET:
+	case -ECONNABORTED:
+	case -EPIPE:
+	case -ENOENT:
+	case -EAGAIN:
+	case -ETIMEDOUT:
+	case -EINTR:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* A bbd that is just being replaced is waited for, until the deadline. */
+static int dial_until(const char *path, uint64_t deadline)
+{
+	struct timespec pause = { 0, 10000000 };
+	int fd;
+
+	while ((fd = dial(path)) < 0 && bb_attach_retry(fd) && bb_now_ns() < deadline)
+		nanosleep(&pause, NULL);
 	return fd;
 }
 
@@ -279,19 +220,19 @@ static uint32_t slots_for(uint64_t budget)
 	return n;
 }
 
-/* uffd, memfd, kick and sock, out of the program's way. */
-static int open_all(struct bb_region *g, const char *path, bool *user_only)
+/* sock, uffd and kick, out of the program's way. */
+static int open_all(struct bb_region *g, const char *path, uint64_t deadline)
 {
 	int r;
 
-	g->sock = dial(path);
+	g->sock = dial_until(path, deadline);
 	if (g->sock < 0) {
 		r = g->sock;
 		bb_warn("no bbd answers at %s (%s): large memory stays local; start bbd there, or run under bbrun", path,
 			strerrordesc_np(-r));
 		return r;
 	}
-	g->uffd = uffd_new(&g->features, user_only);
+	g->uffd = uffd_new(&g->features, &g->user_only);
 	if (g->uffd < 0) {
 		r = g->uffd;
 		bb_warn("userfaultfd is not allowed here (%s): large memory stays local; "
@@ -303,19 +244,17 @@ static int open_all(struct bb_region *g, const char *path, bool *user_only)
 		bb_warn("this kernel has no UFFDIO_MOVE (Linux 6.8 and later have it): large memory stays local");
 		return -EOPNOTSUPP;
 	}
-	if (*user_only)
+	if (g->user_only)
 		bb_warn("userfaultfd only for faults of user space: system calls on remote memory will fail with EFAULT; "
 			"allow all with: chmod 666 /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1");
-	g->memfd = (int)syscall(SYS_memfd_create, "bluebridge", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	g->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (g->memfd < 0 || g->kick < 0) {
+	if (g->kick < 0) {
 		r = -errno;
 		bb_warn("cannot share the page table with bbd (%s): large memory stays local", strerrordesc_np(-r));
 		return r;
 	}
 	g->sock = bb_fd_hide(g->sock);
 	g->uffd = bb_fd_hide(g->uffd);
-	g->memfd = bb_fd_hide(g->memfd);
 	g->kick = bb_fd_hide(g->kick);
 	return 0;
 }
@@ -329,7 +268,8 @@ static void close_all(struct bb_region *g)
 	g->sock = g->uffd = g->memfd = g->kick = -1;
 }
 
-static int introduce(struct bb_region *g, const char *path, bool user_only, uint32_t flags, uint64_t token)
+/* Return: 0; -errno, with bbd's own words in *rep where it has any. */
+static int introduce(struct bb_region *g, uint32_t flags, struct bb_attach_rep *rep)
 {
 	struct bb_attach_req req = {
 		.magic = BB_ATTACH_MAGIC,
@@ -338,15 +278,14 @@ static int introduce(struct bb_region *g, const char *path, bool user_only, uint
 		.pid = (uint32_t)getpid(),
 		.budget = g->budget,
 		.uffd_features = g->features,
-		.user_mode_only = user_only,
+		.user_mode_only = g->user_only,
 		.staging_pages = g->nslots,
-		.parent = g->id,
-		.token = token,
+		.region = g->id,
+		.secret = { g->secret[0], g->secret[1] },
 		.no_prefetch = !bb_opts.num[BB_OPT_PREFETCH],
 	};
 	const char *place = bb_opts.str[BB_OPT_PLACE];
 	int fds[3] = { g->uffd, g->memfd, g->kick }, r;
-	struct bb_attach_rep rep = { 0 };
 
 	if (place && !strcmp(place, "local")) {
 		req.place = BB_PLACE_LOCAL;
@@ -355,21 +294,27 @@ static int introduce(struct bb_region *g, const char *path, bool user_only, uint
 		req.place_node = (uint16_t)strtoul(place, NULL, 10);
 	}
 	strncpy(req.comm, program_invocation_short_name ? program_invocation_short_name : "?", sizeof(req.comm) - 1);
+	memset(rep, 0, sizeof(*rep));
 	r = send_request(g->sock, &req, fds, 3);
 	if (r == 0)
-		r = read_reply(g->sock, &rep);
+		r = read_reply(g->sock, rep);
 	if (r == 0)
-		r = rep.error;
-	if (r < 0) {
-		bb_warn("bbd at %s refused (%s): large memory stays local", path,
-			rep.message[0] ? rep.message : strerrordesc_np(-r));
+		r = rep->error;
+	if (r < 0)
 		return r;
-	}
-	g->budget = rep.budget;
-	g->id = rep.region;
-	g->local_limit = (int64_t)(rep.budget >> BB_PAGE_SHIFT) - g->nslots;
-	bb_info("attached to %s as region %u: budget %lu MiB", path, rep.region, (unsigned long)(rep.budget >> 20));
+	g->budget = rep->budget;
+	g->id = rep->region;
+	g->secret[0] = rep->secret[0];
+	g->secret[1] = rep->secret[1];
+	g->keep_ms = rep->keep_ms;
+	g->local_limit = (int64_t)(rep->budget >> BB_PAGE_SHIFT) - g->nslots;
 	return 0;
+}
+
+static void say_refused(const char *path, int r, const struct bb_attach_rep *rep)
+{
+	bb_warn("bbd at %s refused (%s): large memory stays local", path,
+		rep->message[0] ? rep->message : strerrordesc_np(-r));
 }
 
 static int helper_new(void)
@@ -390,33 +335,62 @@ int bb_attach(void)
 {
 	struct bb_region *g = &bb_rg;
 	const char *path = bb_opts.str[BB_OPT_SOCKET];
-	bool user_only = false;
-	struct books b;
+	struct bb_attach_rep rep;
+	struct bb_books b;
 	int r;
 
-	r = open_all(g, path, &user_only);
+	r = open_all(g, path, 0);
 	if (r < 0)
 		goto out;
 	g->nslots = slots_for(g->budget);
-	r = books_new(g, g->memfd, &b);
+	r = bb_books_new(&b);
 	if (r == 0) {
-		books_use(g, &b);
+		bb_books_use(&b);
 		r = staging_new(g);
 	}
 	if (r < 0) {
 		bb_warn("cannot share the page table with bbd (%s): large memory stays local", strerrordesc_np(-r));
 		goto out;
 	}
-	r = introduce(g, path, user_only, 0, 0);
+	r = introduce(g, 0, &rep);
+	if (r < 0)
+		say_refused(path, r, &rep);
 	if (r == 0)
 		r = helper_new();
 	if (r < 0)
 		goto out;
+	bb_info("attached to %s as region %u: budget %lu MiB", path, g->id, (unsigned long)(g->budget >> 20));
 	g->attached = BB_ATTACHED;
 	return 0;
 out:
 	close_all(g);
 	return r;
+}
+
+/* --- again ----------------------------------------------------------------- */
+
+int bb_attach_again(void)
+{
+	struct bb_region *g = &bb_rg;
+	struct bb_attach_rep rep;
+	int old = g->sock, new, r;
+
+	new = dial(bb_opts.str[BB_OPT_SOCKET]);
+	if (new < 0)
+		return new;
+	g->sock = new;
+	r = introduce(g, BB_ATTACH_AGAIN, &rep);
+	if (r < 0) {
+		close(new);
+		g->sock = old;
+		/* Its own word is final, whatever the number of the error. */
+		return rep.magic ? -EPERM : r;
+	}
+	bb_fd_close(old);
+	r = bb_fd_hide(new);
+	if (r >= 0)
+		g->sock = r;
+	return 0;
 }
 
 /* Everything that bbd is to know of faults in: extents that are not LOCAL. */
@@ -441,28 +415,34 @@ static int register_again(struct bb_region *g)
 	return 0;
 }
 
-int bb_attach_child(uint64_t token)
+int bb_attach_child(const struct bb_books *b, uint32_t region, const uint64_t secret[2])
 {
 	struct bb_region *g = &bb_rg;
 	const char *path = bb_opts.str[BB_OPT_SOCKET];
-	bool user_only = false;
-	struct books b;
+	uint64_t deadline = bb_now_ns() + g->keep_ms * 1000000ULL + 1000000000ULL;
+	struct timespec pause = { 0, 10000000 };
+	struct bb_attach_rep rep = { 0 };
 	int r;
 
 	close_all(g); /* the parent's */
-	r = open_all(g, path, &user_only);
-	if (r < 0)
-		goto out;
-	r = books_new(g, g->memfd, &b);
-	if (r < 0)
-		goto out;
-	books_copy(g, &b);
-	books_use(g, &b);
-	r = staging_new(g);
+	bb_books_use(b);
+	g->id = region;
+	g->secret[0] = secret[0];
+	g->secret[1] = secret[1];
+	r = open_all(g, path, deadline);
+	if (r == 0)
+		r = staging_new(g);
 	if (r == 0)
 		r = register_again(g);
-	if (r == 0)
-		r = introduce(g, path, user_only, BB_ATTACH_FORK, token);
+	if (r < 0)
+		goto out;
+	r = introduce(g, BB_ATTACH_AGAIN, &rep);
+	while (!rep.magic && bb_attach_retry(r) && bb_now_ns() < deadline) {
+		nanosleep(&pause, NULL);
+		r = bb_attach_again();
+	}
+	if (r < 0)
+		say_refused(path, r, &rep);
 	if (r == 0)
 		r = helper_new();
 	if (r < 0)

@@ -47,7 +47,7 @@
 #include "private.h"
 
 #define BATCH 64
-#define IDLE_NS 500000000ULL
+#define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
 #define AGE_OLD 3 /* quarters of a turnover before a page is a victim */
 
 struct victim {
@@ -366,7 +366,7 @@ static bool make_room(int64_t target)
 			if (!slots_free())
 				bb_futex_wait(&g->ctl->helper_bell, bell, 2000000);
 			atomic_store(&g->ctl->helper_sleeps, 0);
-			if (!slots_free() && bb_alone_check())
+			if (!slots_free() && bb_bbd_ended())
 				return false;
 			continue;
 		}
@@ -433,7 +433,7 @@ static void *helper(void *arg)
 		if (room() >= low || atomic_load(&c->helper_bell) == bell)
 			bb_futex_wait(&c->helper_bell, bell, room() < low ? 5000000 : IDLE_NS);
 		atomic_store(&c->helper_sleeps, 0);
-		if (bb_alone_check())
+		if (bb_bbd_ended() && bb_recover() < 0)
 			bb_alone_serve();
 	}
 	return NULL;

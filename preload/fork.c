@@ -8,14 +8,17 @@
  *
  * Once the program is attached its memory is MADV_DONTFORK, so that a raw
  * clone(2) that bypasses us leaves the child without it (SIGSEGV) rather than
- * with zeros. fork() passes through the handlers here: before, the allocator
- * and the helper come to rest, bbd finishes the fills under way and starts
- * nothing new (FREEZE), and the memory is made inheritable. In the child the
- * resident pages are then the kernel's copy-on-write; for the others the child
- * takes a copy of the page words, opens a userfaultfd of its own, and attaches
- * as a child of the parent's region: home memory is read by both, and each
- * writes elsewhere from then on. bbd lets the parent go on when the child has
- * attached (or has failed to: the freeze has a deadline).
+ * with zeros. fork() passes through the handlers here. Before it, the allocator
+ * and the helper come to rest, bbd finishes the fills under way, starts nothing
+ * new, and makes a region for the child that holds the same home memory
+ * (FREEZE). Of the books a copy is taken, and the memory is made inheritable.
+ * After it the parent goes on at once (THAW). In the child the resident pages
+ * are the kernel's copy-on-write; for the others it has the copy of the books,
+ * opens a userfaultfd of its own, and attaches to its region. Home memory is
+ * read by both, and each writes elsewhere from then on.
+ *
+ * A bbd that is killed meanwhile is waited for, on both sides: what it held for
+ * the child is kept as well.
  *
  * A child that cannot attach loses sight of the paged memory, loudly: its
  * mapping is made inaccessible.
@@ -27,19 +30,24 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include <bluebridge/local.h>
 
+#include "clock.h"
 #include "log.h"
 #include "private.h"
 
-static uint64_t token; /* of the freeze under way; 0: none */
+#define RETRY_MS 5000u
+
+static struct bb_books books; /* of the child that is being made */
+static struct bb_msg child_at; /* its region, and what proves it; region 0: none */
 
 static int tell(uint32_t op)
 {
 	struct bb_msg m = { .magic = BB_MSG_MAGIC, .op = op };
 
-	return send(bb_rg.sock, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -EPIPE;
+	return send(bb_rg.sock, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -errno;
 }
 
 static void inherit(int advice)
@@ -47,24 +55,81 @@ static void inherit(int advice)
 	(void)bb_sys_madvise((void *)bb_rg.base, (size_t)bb_rg.rw_top << BB_EXTENT_SHIFT, advice);
 }
 
+/* An answer that came too late for an earlier fork is not ours. */
+static void forget_answers(void)
+{
+	struct bb_msg m;
+
+	while (recv(bb_rg.sock, &m, sizeof(m), MSG_PEEK | MSG_DONTWAIT) == sizeof(m) && m.op == BB_MSG_FREEZE)
+		if (recv(bb_rg.sock, &m, sizeof(m), MSG_DONTWAIT) < 0)
+			break;
+}
+
+static int freeze(void)
+{
+	struct bb_msg m = { 0 };
+	int r;
+
+	forget_answers();
+	r = tell(BB_MSG_FREEZE);
+	if (r == 0)
+		r = bb_sock_read(bb_rg.sock, &m, sizeof(m));
+	if (r < 0)
+		return r;
+	if (m.magic != BB_MSG_MAGIC || m.op != BB_MSG_FREEZE)
+		return -ECONNRESET; /* BYE: the helper sees to it */
+	if (!m.region)
+		return -ENOMEM;
+	child_at = m;
+	return 0;
+}
+
+/* Both locks are held, and are again at the end. */
+static int freeze_some_bbd(void)
+{
+	struct bb_region *g = &bb_rg;
+	uint64_t deadline = bb_now_ns() + (g->keep_ms + RETRY_MS) * 1000000ULL;
+	struct timespec pause = { 0, 5000000 };
+	int r;
+
+	while ((r = freeze()) < 0 && g->keep_ms && r != -ETIMEDOUT && bb_attach_retry(r) && bb_now_ns() < deadline) {
+		/* It was killed: the helper attaches to the next one, and needs the locks. */
+		bb_unlock(&g->evicting);
+		bb_unlock(&g->lock);
+		nanosleep(&pause, NULL);
+		bb_lock(&g->lock);
+		bb_lock(&g->evicting);
+		if (g->attached != BB_ATTACHED)
+			break;
+	}
+	return r;
+}
+
 static void prepare(void)
 {
 	struct bb_region *g = &bb_rg;
-	struct bb_msg m = { 0 };
-	int keep = errno;
+	int keep = errno, r;
 
 	bb_lock(&g->lock);
-	token = 0;
+	child_at.region = 0;
 	if (g->attached != BB_ATTACHED)
-		return;
+		goto out;
 	bb_lock(&g->evicting);
-	if (tell(BB_MSG_FREEZE) < 0 || bb_sock_read(g->sock, &m, sizeof(m)) < 0 || m.magic != BB_MSG_MAGIC ||
-	    !m.token) {
-		bb_warn("fork: bbd does not answer: the child will not see memory that is paged");
-	} else {
-		token = m.token;
-		inherit(MADV_DOFORK);
+	r = freeze_some_bbd();
+	if (g->attached != BB_ATTACHED) {
+		bb_unlock(&g->evicting);
+		goto out;
 	}
+	if (r == 0)
+		r = bb_books_new(&books);
+	if (r == 0) {
+		bb_books_copy(&books);
+		inherit(MADV_DOFORK);
+	} else {
+		child_at.region = 0;
+		bb_warn("fork: bbd cannot serve the child (%s): it will not see memory that is paged", strerrordesc_np(-r));
+	}
+out:
 	errno = keep;
 }
 
@@ -74,8 +139,12 @@ static void parent(void)
 	int keep = errno;
 
 	if (g->attached == BB_ATTACHED) {
-		if (token)
+		/* Where bbd has ended meanwhile, the next one knows of no freeze. */
+		(void)tell(BB_MSG_THAW);
+		if (child_at.region) {
 			inherit(MADV_DONTFORK);
+			bb_books_free(&books);
+		}
 		bb_unlock(&g->evicting);
 	}
 	bb_unlock(&g->lock);
@@ -93,7 +162,7 @@ static void child(void)
 		g->helper_runs = false;
 		if (was)
 			bb_unlock(&g->evicting);
-		if (!was || !token || bb_attach_child(token) < 0) {
+		if (!was || !child_at.region || bb_attach_child(&books, child_at.region, child_at.secret) < 0) {
 			/* The books are the parent's: see region.c, BB_CHILD. */
 			g->attached = BB_CHILD;
 			bb_region_min = SIZE_MAX;

@@ -77,7 +77,10 @@ struct bb_region {
 	uintptr_t staging;		/* where victims are moved to */
 	int uffd, memfd, sock, kick;
 	uint64_t features;		/* of the userfaultfd */
+	bool user_only;			/* it sees no faults of the kernel's */
 	uint32_t id;			/* bbd's number for this region */
+	uint64_t secret[2];		/* what proves that it is ours */
+	uint32_t keep_ms;		/* so long bbd's memory outlives bbd */
 	bool helper_runs;
 };
 
@@ -147,22 +150,58 @@ int bb_evict_start(void);
 /* LOCAL to MANAGED. Lock held. Return: 0 or -errno. */
 int bb_extent_seal(uint32_t e);
 
-/* --- alone.c ------------------------------------------------------------- */
+/* --- recover.c ----------------------------------------------------------- */
 
 /* The helper asks now and then. Return: true once bbd has ended. */
-bool bb_alone_check(void);
+bool bb_bbd_ended(void);
+/*
+ * Undoes what bbd left half done, and attaches to the next bbd. The helper
+ * only. Return: 0, or -errno where none came in time or bbd has said goodbye.
+ */
+int bb_recover(void);
+
+/* --- alone.c ------------------------------------------------------------- */
+
 /* Serves faults from what is left until the program ends. */
 void bb_alone_serve(void);
+
+/* --- books.c ------------------------------------------------------------- */
+
+struct bb_books {
+	int fd; /* hidden (fds.h) */
+	struct bb_region_ctl *ctl;
+	struct bb_extent *x;
+	_Atomic bb_pw *pw;
+	struct bb_hash *hash;
+	struct bb_slot *slots;
+	uint8_t *stage;
+};
+
+/* New books, with the extents' states as they are. Lock held. */
+int bb_books_new(struct bb_books *b);
+void bb_books_free(struct bb_books *b);
+/*
+ * The words as they are now. Both locks held and bbd frozen, so that no page is
+ * in a busy state. A write-back that is under way is the old books'; in the new
+ * ones the page counts as not written.
+ */
+void bb_books_copy(struct bb_books *b);
+/* The old ones are unmapped, not closed. */
+void bb_books_use(const struct bb_books *b);
 
 /* --- attach.c ------------------------------------------------------------ */
 
 /* Asks bbd to page for us. Lock held. Return: 0 or -errno; sets bb_rg.attached. */
 int bb_attach(void);
+/* To the region that bbd holds for us already. Lock held. Return: 0 or -errno, silently. */
+int bb_attach_again(void);
 /*
- * In a fork child: the same with books of its own that begin as the parent's
- * (still mapped, and frozen). Lock held. Return: 0 or -errno.
+ * In a fork child: to the region that bbd made for it, with these books. Lock
+ * held. Return: 0 or -errno; the books are then gone.
  */
-int bb_attach_child(uint64_t token);
+int bb_attach_child(const struct bb_books *b, uint32_t region, const uint64_t secret[2]);
+/* May the next bbd answer where this one did not? */
+bool bb_attach_retry(int error);
 /* Reads exactly len bytes within the socket's deadline. Return: 0 or -errno. */
 int bb_sock_read(int sock, void *buf, size_t len);
 

@@ -67,10 +67,12 @@ void bb_control_attach(struct bb_control *c, int sock, struct bb_attach_req *req
 		close(sock);
 		return;
 	}
-	if (req->flags & ~(uint32_t)BB_ATTACH_FORK)
+	if (req->flags & ~(uint32_t)BB_ATTACH_AGAIN)
 		why = "unknown flags: libbb.so and bbd are of different versions";
 	else if (nfds != 3)
 		why = "three descriptors are wanted";
+	else if ((req->flags & BB_ATTACH_AGAIN) && (!req->region || (req->region - 1) % BB_PAGERS_MAX >= c->npagers))
+		why = "there is no such region";
 	else if (!is_kind(fds[0], "anon_inode:[userfaultfd]"))
 		why = "the first descriptor is no userfaultfd";
 	else if (!is_kind(fds[2], "anon_inode:[eventfd]"))
@@ -85,13 +87,11 @@ void bb_control_attach(struct bb_control *c, int sock, struct bb_attach_req *req
 		close(sock);
 		return;
 	}
-	/* A fork child belongs to its parent's pager: they share home memory. */
-	if (req->flags & BB_ATTACH_FORK)
-		pager = (req->parent - 1) % BB_PAGERS_MAX;
+	/* A region belongs to one pager for good; that of a child to its parent's. */
+	if (req->flags & BB_ATTACH_AGAIN)
+		pager = (req->region - 1) % BB_PAGERS_MAX;
 	else
 		pager = c->next_pager++ % c->npagers;
-	if (pager >= c->npagers)
-		pager = 0;
 	granted = bb_budget_quote(&c->budget, req->budget);
 	region = bb_pager_attach(c->pagers[pager], req, granted, sock, fds[0], fds[1], fds[2]);
 	if (!region || bb_budget_add(&c->budget, region, req->budget) < 0)

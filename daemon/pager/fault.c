@@ -49,7 +49,9 @@ static enum outcome serve_fresh(struct bb_program *p, uint32_t page)
 	}
 	if (!bb_credit_take(p->ctl, BB_EXTENT_PAGES))
 		return PARK;
+	atomic_fetch_or(&p->x[e].flags, BB_XF_OPENING);
 	if (!atomic_compare_exchange_strong(&p->x[e].state, &fresh, BB_X_SEALING)) {
+		atomic_fetch_and(&p->x[e].flags, (uint8_t)~BB_XF_OPENING);
 		bb_credit_give(p->ctl, BB_EXTENT_PAGES);
 		bb_fill_wake(p, page, 1);
 		return SERVED;
@@ -64,6 +66,7 @@ static enum outcome serve_fresh(struct bb_program *p, uint32_t page)
 		atomic_store(&p->x[e].state, BB_X_LOCAL);
 		atomic_fetch_add_explicit(&p->ctl->n_open, 1, memory_order_relaxed);
 	}
+	atomic_fetch_and(&p->x[e].flags, (uint8_t)~BB_XF_OPENING);
 	bb_fill_wake(p, e * BB_EXTENT_PAGES, BB_EXTENT_PAGES);
 	return SERVED;
 }
@@ -76,7 +79,7 @@ static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w)
 
 	if (!bb_credit_take(p->ctl, 1))
 		return PARK;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
 		bb_credit_give(p->ctl, 1);
 		bb_fill_wake(p, page, 1);
 		return SERVED;
@@ -89,8 +92,7 @@ static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w)
 
 		if (bb_pw_state(v) != BB_P_EMPTY || !bb_credit_take(p->ctl, 1))
 			break;
-		if (!atomic_compare_exchange_strong(&p->pw[page + n], &v,
-						    bb_pw_with(v & ~BB_PW_WAIT, BB_P_FILLING))) {
+		if (!atomic_compare_exchange_strong(&p->pw[page + n], &v, bb_pw_filling(v))) {
 			bb_credit_give(p->ctl, 1);
 			break;
 		}
@@ -111,7 +113,7 @@ static enum outcome serve_staged(struct bb_program *p, uint32_t page, bb_pw w)
 	}
 	if (!bb_credit_take(p->ctl, 1))
 		return PARK;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
 		bb_credit_give(p->ctl, 1);
 		bb_fill_wake(p, page, 1);
 		return SERVED;
@@ -129,7 +131,7 @@ static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, u
 		return PARK;
 	if (!bb_credit_take(p->ctl, 1))
 		return PARK;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
 		bb_credit_give(p->ctl, 1);
 		bb_fill_wake(p, page, 1);
 		return SERVED;
@@ -151,7 +153,7 @@ static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, u
 /* RESIDENT, yet missing: a late message, or discarded behind our back. */
 static enum outcome serve_resident(struct bb_program *p, uint32_t page, bb_pw w)
 {
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
 		bb_fill_wake(p, page, 1);
 		return SERVED;
 	}

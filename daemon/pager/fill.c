@@ -29,7 +29,7 @@ void bb_word_leave(struct bb_program *p, uint32_t page, bb_pw set, bb_pw clear)
 	_Atomic bb_pw *pw = &p->pw[page];
 	bb_pw w = atomic_load(pw);
 
-	while (!atomic_compare_exchange_weak(pw, &w, (w & ~(clear | BB_PW_STATE | BB_PW_WAIT)) | set))
+	while (!atomic_compare_exchange_weak(pw, &w, (w & ~(clear | BB_PW_STATE | BB_PW_WAIT | BB_PW_FROM)) | set))
 		;
 	if (w & BB_PW_WAIT)
 		bb_fill_wake(p, page, 1);

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "keep/keep.h"
 #include "log.h"
 #include "program.h"
 
@@ -52,23 +53,25 @@ static void unwatch(struct bb_pager *pg, int fd)
 	epoll_ctl(pg->epoll, EPOLL_CTL_DEL, fd, NULL);
 }
 
-/* The program goes on when it has this. A fork child is made a copy first. */
+/* The program goes on when it has this. */
 static void answer(struct bb_program *p)
 {
 	struct bb_attach_rep rep = {
 		.magic = BB_ATTACH_MAGIC,
 		.size = sizeof(rep),
-		.region = p->id,
 		.budget = ((uint64_t)p->limit + p->nslots) << BB_PAGE_SHIFT,
+		.keep_ms = bb_keep_ms(p->pager->cfg.keep),
 	};
 
-	if (p->parent) {
-		rep.error = bb_program_clone(p);
+	if (p->again) {
+		rep.error = bb_again_claim(p);
 		if (rep.error) {
-			bb_format(rep.message, sizeof(rep.message), "the parent is not waiting for a fork");
+			bb_format(rep.message, sizeof(rep.message), "nothing is held for region %u", p->again);
 			p->gone = true;
 		}
 	}
+	rep.region = p->id;
+	memcpy(rep.secret, p->secret, sizeof(rep.secret));
 	if (send(p->sock, &rep, sizeof(rep), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(rep))
 		p->gone = true;
 	bb_info("program %u (%s) attached: region %u, budget %lu MiB", p->pid, p->comm, p->id,
@@ -77,14 +80,18 @@ static void answer(struct bb_program *p)
 
 static void take_inbox(struct bb_pager *pg)
 {
-	struct bb_program *p;
+	struct bb_program **at = &pg->inbox, *p;
 
 	pthread_mutex_lock(&pg->lock);
-	while ((p = pg->inbox)) {
-		pg->inbox = p->next;
+	while ((p = *at)) {
+		if (!bb_again_ready(p)) {
+			at = &p->next;
+			continue;
+		}
+		*at = p->next;
+		answer(p);
 		p->next = pg->programs;
 		pg->programs = p;
-		answer(p);
 		watch(pg, p->uffd);
 		watch(pg, p->kick);
 		watch(pg, p->sock);
@@ -95,10 +102,22 @@ static void take_inbox(struct bb_pager *pg)
 static void part_with(struct bb_pager *pg, struct bb_program *p)
 {
 	p->gone = true;
+	if (bb_absent(p))
+		return;
 	unwatch(pg, p->uffd);
 	unwatch(pg, p->kick);
 	unwatch(pg, p->sock);
 	p->parked_n = 0;
+}
+
+/* We end, it does not: it must not wait for another bbd. */
+static void dismiss(struct bb_pager *pg, struct bb_program *p)
+{
+	struct bb_msg m = { .magic = BB_MSG_MAGIC, .op = BB_MSG_BYE };
+
+	part_with(pg, p); /* first: it takes its pages in hand as soon as it hears of it */
+	if (!bb_absent(p) && send(p->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		bb_debug("program %u: not told that bbd ends (error %d)", p->pid, errno);
 }
 
 /* Programs that ended: once nothing of theirs is under way they are freed. */
@@ -115,7 +134,7 @@ static void bury(struct bb_pager *pg)
 		*at = p->next;
 		pthread_mutex_unlock(&pg->lock);
 		bb_info("program %u (%s) is gone", p->pid, p->comm);
-		bb_program_free(p);
+		bb_program_free(p, true);
 	}
 }
 
@@ -125,6 +144,10 @@ static int poll_program(struct bb_program *p)
 
 	if (p->gone)
 		return 0;
+	if (bb_absent(p)) {
+		bb_again_poll(p);
+		return 0;
+	}
 	if (p->freezing) {
 		bb_program_freeze_poll(p);
 		if (p->freezing)
@@ -163,7 +186,7 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 		return;
 	}
 	for (p = pg->programs; p; p = p->next) {
-		if (p->gone)
+		if (p->gone || bb_absent(p))
 			continue;
 		if (ev->data.fd == p->kick && read(p->kick, &count, sizeof(count)) < 0)
 			continue;
@@ -181,9 +204,11 @@ static void sleep_until_work(struct bb_pager *pg)
 	int i, n;
 
 	for (p = pg->programs; p; p = p->next) {
+		gone |= p->gone;
+		if (bb_absent(p))
+			continue;
 		atomic_store(&p->ctl->bbd_wants, 1);
 		parked |= p->parked_n > 0;
-		gone |= p->gone;
 		freezing |= p->freezing;
 	}
 	if (poll_all(pg))
@@ -197,14 +222,15 @@ static void sleep_until_work(struct bb_pager *pg)
 		wait = 1000000;
 	if (freezing && wait > 1000000)
 		wait = 1000000;
-	if (gone && wait > 10000000)
+	if ((gone || pg->inbox) && wait > 10000000)
 		wait = 10000000;
 	n = epoll_wait(pg->epoll, ev, EVENTS, (int)((wait + 999999) / 1000000));
 	pg->now = bb_now_ns();
 	for (i = 0; i < n; i++)
 		handle(pg, &ev[i]);
 	for (p = pg->programs; p; p = p->next)
-		atomic_store(&p->ctl->bbd_wants, 0);
+		if (!bb_absent(p))
+			atomic_store(&p->ctl->bbd_wants, 0);
 }
 
 /*
@@ -264,11 +290,13 @@ static void *loop(void *arg)
 		}
 		bury(pg);
 		if (atomic_load_explicit(&pg->stop, memory_order_relaxed)) {
+			if (pg->leave)
+				break;
 			if (!stop_at) {
 				stop_at = pg->now + STOP_NS;
 				for (p = pg->programs; p; p = p->next)
 					if (!p->gone)
-						part_with(pg, p);
+						dismiss(pg, p);
 			}
 			if (!pg->programs || pg->now > stop_at)
 				break;
@@ -287,6 +315,7 @@ int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg)
 	if (!pg)
 		return -ENOMEM;
 	pg->cfg = *cfg;
+	pg->started = bb_now_ns();
 	pg->next_id = 1 + cfg->index;
 	pthread_mutex_init(&pg->lock, NULL);
 	pg->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -313,6 +342,11 @@ int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg)
 	}
 	watch(pg, pg->wake);
 	watch(pg, bb_net_fd(pg->net));
+	r = bb_again_load(pg);
+	if (r < 0) {
+		bb_net_free(pg->net);
+		goto fail;
+	}
 	r = -pthread_create(&pg->thread, NULL, loop, pg);
 	if (r < 0) {
 		bb_net_free(pg->net);
@@ -337,23 +371,43 @@ static void wake(struct bb_pager *pg)
 		bb_debug("pager: wake (error %d)", errno);
 }
 
-void bb_pager_stop(struct bb_pager *pg)
+void bb_pager_stop(struct bb_pager *pg, bool leave)
 {
 	struct bb_program *p;
 
+	pg->leave = leave;
 	atomic_store(&pg->stop, true);
 	wake(pg);
 	pthread_join(pg->thread, NULL);
+	/* What is still under way ends now, and must not be taken for a failure. */
+	for (p = pg->programs; p; p = p->next)
+		p->gone = true;
 	bb_net_free(pg->net);
 	while ((p = pg->programs)) {
 		pg->programs = p->next;
-		bb_program_free(p);
+		bb_program_free(p, !leave);
+	}
+	while ((p = pg->inbox)) {
+		pg->inbox = p->next;
+		bb_program_free(p, !p->again);
 	}
 	munmap(pg->zeros, BB_ZERO_RUN * BB_PAGE_SIZE);
 	close(pg->epoll);
 	close(pg->wake);
 	pthread_mutex_destroy(&pg->lock);
 	free(pg);
+}
+
+unsigned int bb_pager_count(struct bb_pager *pg)
+{
+	struct bb_program *p;
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&pg->lock);
+	for (p = pg->programs; p; p = p->next)
+		n += !p->gone;
+	pthread_mutex_unlock(&pg->lock);
+	return n;
 }
 
 uint32_t bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, uint64_t granted, int sock, int uffd,
@@ -363,7 +417,12 @@ uint32_t bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, u
 	struct bb_program *p;
 	uint32_t id;
 
-	p = bb_program_new(pg, req, granted, sock, uffd, memfd, kick, rep.message, sizeof(rep.message));
+	pthread_mutex_lock(&pg->lock);
+	id = pg->next_id;
+	if (!(req->flags & BB_ATTACH_AGAIN))
+		pg->next_id += BB_PAGERS_MAX; /* numbers are unique over the pagers of a host */
+	pthread_mutex_unlock(&pg->lock);
+	p = bb_program_new(pg, req, id, granted, sock, uffd, memfd, kick, rep.message, sizeof(rep.message));
 	if (!p) {
 		rep.error = -EINVAL;
 		bb_warn("program %u: attach refused: %s", req->pid, rep.message);
@@ -374,9 +433,9 @@ uint32_t bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, u
 		close(kick);
 		return 0;
 	}
+	if (p->again)
+		id = p->again;
 	pthread_mutex_lock(&pg->lock);
-	id = p->id = pg->next_id;
-	pg->next_id += BB_PAGERS_MAX; /* numbers are unique over the pagers of a host */
 	p->next = pg->inbox;
 	pg->inbox = p;
 	pthread_mutex_unlock(&pg->lock);
@@ -428,7 +487,7 @@ int bb_pager_regions(struct bb_pager *pg, uint32_t *out, int max)
 
 	pthread_mutex_lock(&pg->lock);
 	for (p = pg->programs; p && n < max; p = p->next)
-		if (!p->gone)
+		if (!p->gone && !bb_absent(p))
 			out[n++] = p->id;
 	pthread_mutex_unlock(&pg->lock);
 	return n;
@@ -442,10 +501,11 @@ int bb_pager_programs(struct bb_pager *pg, struct bb_program_info *out, int max)
 	pthread_mutex_lock(&pg->lock);
 	for (p = pg->programs; p && n < max; p = p->next) {
 		struct bb_program_info *o = &out[n];
-		const struct bb_region_ctl *c = p->ctl;
+		const struct bb_region_ctl *c;
 
-		if (p->gone)
+		if (p->gone || bb_absent(p))
 			continue;
+		c = p->ctl;
 		memset(o, 0, sizeof(*o));
 		o->region = p->id;
 		o->pid = p->pid;
@@ -480,7 +540,7 @@ int bb_pager_set_budget(struct bb_pager *pg, uint32_t region, uint64_t bytes)
 
 	pthread_mutex_lock(&pg->lock);
 	for (p = pg->programs; p; p = p->next)
-		if (p->id == region && !p->gone) {
+		if (p->id == region && !p->gone && !bb_absent(p)) {
 			bb_program_set_budget(p, bytes);
 			r = 0;
 		}

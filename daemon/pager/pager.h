@@ -16,6 +16,7 @@
 #include "hist.h"
 
 struct bb_home;
+struct bb_keep;
 struct bb_peers;
 struct bb_pager;
 
@@ -39,13 +40,22 @@ struct bb_pager_config {
 	uint64_t deadline_ns;	/* a fault that takes longer fails with SIGBUS */
 	struct bb_peers *peers;
 	struct bb_home *home;	/* own home; NULL: nothing is lent here */
+	struct bb_keep *keep;	/* NULL: nothing outlives us */
 };
 
 /* Region numbers tell the pager: number % BB_PAGERS_MAX is index + 1. */
 #define BB_PAGERS_MAX 64
 
 int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg);
-void bb_pager_stop(struct bb_pager *p); /* gives back all home memory, joins */
+/*
+ * leave: all stays as it is for the next bbd, programs wait for it; else all
+ * home memory is given back.
+ */
+void bb_pager_stop(struct bb_pager *p, bool leave);
+/* Programs that are here or are waited for. */
+unsigned int bb_pager_count(struct bb_pager *p);
+/* Pagers that there must be to go on where the last bbd ended. */
+unsigned int bb_pagers_kept(struct bb_keep *keep);
 
 /*
  * Takes over the socket and descriptors of a program that asked to attach

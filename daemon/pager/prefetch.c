@@ -46,7 +46,7 @@ static uint32_t claim(struct bb_program *p, uint32_t page)
 		return 0;
 	if (!bb_credit_take(p->ctl, 1))
 		return 0;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w & ~BB_PW_WAIT, BB_P_FILLING))) {
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
 		bb_credit_give(p->ctl, 1);
 		return 0;
 	}

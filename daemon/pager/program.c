@@ -79,8 +79,18 @@ static int check_books(const struct bb_region_ctl *c, uint64_t size, uint64_t *b
 	return 0;
 }
 
-struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_req *req, uint64_t granted, int sock,
-				  int uffd, int memfd, int kick, char *why, size_t whylen)
+static int books_of_homes(struct bb_program *p)
+{
+	if (p->again)
+		return 0; /* again.c has them */
+	if (getrandom(p->secret, sizeof(p->secret), 0) != sizeof(p->secret))
+		return -EIO;
+	p->xrx = calloc(p->nextents, sizeof(*p->xrx));
+	return p->xrx ? bb_rx_init(p) : -ENOMEM;
+}
+
+struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_req *req, uint32_t id, uint64_t granted,
+				  int sock, int uffd, int memfd, int kick, char *why, size_t whylen)
 {
 	const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
 	struct bb_program *p = calloc(1, sizeof(*p));
@@ -92,6 +102,7 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 		return NULL;
 	p->map = MAP_FAILED;
 	p->pager = pg;
+	p->id = id;
 	p->sock = sock;
 	p->uffd = uffd;
 	p->memfd = memfd;
@@ -103,9 +114,9 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	p->place = req->place;
 	p->place_node = req->place_node;
 	p->no_prefetch = req->no_prefetch;
-	if (req->flags & BB_ATTACH_FORK) {
-		p->parent = req->parent;
-		p->parent_token = req->token;
+	if (req->flags & BB_ATTACH_AGAIN) {
+		p->again = req->region;
+		memcpy(p->secret, req->secret, sizeof(p->secret));
 	}
 
 	/* Without the seals the program could pull the memory from under us. */
@@ -134,9 +145,10 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	p->hash = (struct bb_hash *)((uint8_t *)p->map + p->lay.hashes);
 	p->slots = (struct bb_slot *)((uint8_t *)p->map + p->lay.slots);
 	p->stage = (uint8_t *)p->map + p->lay.data;
-	p->xrx = calloc(p->nextents, sizeof(*p->xrx));
+	/* Its own, in the end: pages beyond the tail are looked at one by one. */
+	p->tail = p->wb = atomic_load(&p->ctl->stage_tail);
 	p->slot_busy = calloc(p->nslots, 1);
-	if (!p->xrx || !p->slot_busy || bb_rx_init(p) < 0) {
+	if (!p->slot_busy || books_of_homes(p) < 0) {
 		bb_format(why, (unsigned int)whylen, "bbd is out of memory");
 		goto fail;
 	}
@@ -148,7 +160,7 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	return p;
 fail:
 	p->sock = p->uffd = p->memfd = p->kick = -1; /* the caller closes them */
-	bb_program_free(p);
+	bb_program_free(p, true);
 	return NULL;
 }
 
@@ -166,6 +178,7 @@ bool bb_program_hear(struct bb_program *p)
 	switch (m.op) {
 	case BB_MSG_FREEZE:
 		p->freezing = true;
+		p->frozen = false;
 		p->frozen_until = bb_now_ns() + BB_FREEZE_MAX_MS * 1000000ULL;
 		bb_program_freeze_poll(p);
 		return true;
@@ -182,9 +195,12 @@ void bb_program_freeze_poll(struct bb_program *p)
 	struct bb_msg m = { .magic = BB_MSG_MAGIC, .op = BB_MSG_FREEZE };
 
 	if (p->freezing && !p->frozen && !p->fills) {
-		if (getrandom(&p->token, sizeof(p->token), 0) != sizeof(p->token) || !p->token)
-			p->token = bb_now_ns() | 1;
-		m.token = p->token;
+		struct bb_program *child = bb_again_child(p);
+
+		if (child) {
+			m.region = child->id;
+			memcpy(m.secret, child->secret, sizeof(m.secret));
+		}
 		p->frozen = true;
 		if (send(p->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(m))
 			p->freezing = p->frozen = false;
@@ -193,29 +209,7 @@ void bb_program_freeze_poll(struct bb_program *p)
 		p->freezing = p->frozen = false;
 }
 
-int bb_program_clone(struct bb_program *p)
-{
-	struct bb_program *q;
-	int r;
-
-	for (q = p->pager->programs; q; q = q->next)
-		if (q->id == p->parent && q != p && !q->gone)
-			break;
-	if (!q || !q->frozen || q->token != p->parent_token || q->npages != p->npages || q->base != p->base ||
-	    q->nslots != p->nslots)
-		return -EPERM;
-	r = bb_rx_share(p, q);
-	p->tail = q->tail;
-	p->wb = q->tail; /* what is under way for the parent is not for us */
-	p->place = q->place;
-	p->place_node = q->place_node;
-	p->no_prefetch = q->no_prefetch;
-	p->given = q->given;
-	q->freezing = q->frozen = false;
-	return r;
-}
-
-void bb_program_free(struct bb_program *p)
+void bb_program_free(struct bb_program *p, bool forget)
 {
 	if (p->map != MAP_FAILED)
 		munmap(p->map, p->lay.size);
@@ -227,7 +221,7 @@ void bb_program_free(struct bb_program *p)
 		close(p->kick);
 	if (p->sock >= 0)
 		close(p->sock);
-	bb_rx_fini(p);
+	bb_rx_fini(p, forget);
 	free(p->xrx);
 	free(p->slot_busy);
 	free(p);

@@ -12,7 +12,8 @@
  *	prefetch.c  which pages come next
  *	writeback.c the staging ring: writing back, freeing slots
  *	extent.c    home memory held for a program: creating, giving back
- *	rx.c	    the table of it
+ *	rx.c	    the table of it, in memory that outlives bbd
+ *	again.c     programs that are to come: after a restart, after a fork
  */
 #ifndef BB_DAEMON_PROGRAM_H
 #define BB_DAEMON_PROGRAM_H
@@ -58,6 +59,21 @@ struct bb_rx {
 struct bb_rx_use {
 	struct bb_rx_share *share; /* NULL: ours alone */
 	uint32_t busy;		/* requests under way */
+};
+
+#define BB_KEPT_NAME "prog."
+
+/* Head of a program's kept memory; the table follows on the next page. */
+struct bb_kept {
+	uint32_t magic, version;
+	uint32_t region, pid;
+	uint64_t secret[2];
+	uint64_t base;
+	uint32_t npages, nslots;
+	uint32_t nrx;		/* entries that were ever used */
+	uint16_t place, place_node;
+	uint32_t no_prefetch;
+	char comm[32];
 };
 
 #define BB_SPARE_MAX BB_CREATE_MAX
@@ -134,9 +150,12 @@ struct bb_program {
 
 	/* fork: see local.h */
 	bool freezing, frozen;
-	uint64_t frozen_until, token;
-	uint32_t parent;	/* not yet cloned from it; 0: no */
-	uint64_t parent_token;
+	uint64_t frozen_until;
+
+	/* again.c */
+	uint32_t again;		/* it says that it is this one; 0: it is new */
+	uint64_t absent_until;	/* it holds home memory but is not here yet; 0: it is */
+	uint64_t secret[2];
 
 	/* The shared memory; bounds are ours, not what the program writes there. */
 	void *map;
@@ -153,6 +172,8 @@ struct bb_program {
 	uint64_t features;
 
 	/* Home memory. Index 0 is never used. */
+	struct bb_kept *kept;
+	uint64_t kept_size;
 	struct bb_rx *rx;
 	struct bb_rx_use *use;
 	uint32_t nrx, rx_cap, rx_free;
@@ -195,6 +216,7 @@ struct bb_pager {
 	struct bb_program *inbox; /* attached, not yet seen by the thread */
 	int epoll, wake;
 	_Atomic bool stop;
+	bool leave;		/* set before stop */
 	uint32_t next_id;
 	struct bb_net *net;
 	struct bb_fill fills[BB_FILLS], *free_fills;
@@ -203,6 +225,7 @@ struct bb_pager {
 	uint8_t *zeros;		/* BB_ZERO_RUN pages */
 	struct bb_hist hist[BB_PART_MAX], hist_local;
 	struct bb_net_stats net_stats;
+	uint64_t started;
 	uint64_t now;		/* of this round of the loop */
 	bool shares_cpu;	/* somebody else runs on this thread's CPU */
 	uint16_t suspect;	/* the node that last let a deadline pass; 0: none */
@@ -218,10 +241,11 @@ static inline uint64_t bb_prog_addr(const struct bb_program *p, uint32_t page)
 
 /* --- program.c ------------------------------------------------------------ */
 
-struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_req *req, uint64_t granted, int sock,
-				  int uffd, int memfd, int kick, char *why, size_t whylen);
+struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_req *req, uint32_t id, uint64_t granted,
+				  int sock, int uffd, int memfd, int kick, char *why, size_t whylen);
 void bb_program_set_budget(struct bb_program *p, uint64_t bytes);
-void bb_program_free(struct bb_program *p);
+/* forget: what was kept for it goes too. */
+void bb_program_free(struct bb_program *p, bool forget);
 /* Lets it go n pages over its budget, until there is room for them elsewhere. */
 void bb_program_over(struct bb_program *p, int64_t n);
 /* Rings the helper if it sleeps and has reason to work. */
@@ -231,8 +255,22 @@ void bb_program_ring(struct bb_program *p);
 bool bb_program_hear(struct bb_program *p);
 /* Answers a freeze that is waited for, ends one that lasts too long. */
 void bb_program_freeze_poll(struct bb_program *p);
-/* Makes p a copy of its frozen parent. Return: 0 or -errno. */
-int bb_program_clone(struct bb_program *p);
+
+/* --- again.c --------------------------------------------------------------- */
+
+/* Programs of the bbd before us. Before the thread starts. */
+int bb_again_load(struct bb_pager *pg);
+bool bb_again_ready(const struct bb_program *p);
+/* Gives p what is held for it. Return: 0, or -ENOENT where nothing is. */
+int bb_again_claim(struct bb_program *p);
+/* A child that will come, with all that its parent holds. Return: NULL where that cannot be. */
+struct bb_program *bb_again_child(struct bb_program *parent);
+/* It has been waited for long enough. */
+void bb_again_poll(struct bb_program *p);
+static inline bool bb_absent(const struct bb_program *p)
+{
+	return p->absent_until;
+}
 
 /* --- fault.c -------------------------------------------------------------- */
 
@@ -276,8 +314,13 @@ bool bb_writeback_poll(struct bb_program *p);
 
 /* --- rx.c ------------------------------------------------------------------ */
 
+/* For p->id, p->npages: finds the table that was kept, or makes one. */
 int bb_rx_init(struct bb_program *p);
-void bb_rx_fini(struct bb_program *p);
+void bb_rx_fini(struct bb_program *p, bool forget);
+/* What follows from a table that was found: spares, and which extent lies where. */
+void bb_rx_load(struct bb_program *p);
+/* Who of the programs in the list reads the same home extents. */
+int bb_rx_load_shares(struct bb_program *list);
 /* A new entry. Return: its number, 0 where the table is full. */
 uint32_t bb_rx_new(struct bb_program *p, const struct bb_rx *what);
 void bb_rx_put(struct bb_program *p, uint32_t rx);
@@ -287,7 +330,7 @@ bool bb_rx_check(const struct bb_program *p, uint32_t rx, uint32_t page);
 bool bb_rx_ours(const struct bb_program *p, uint32_t rx);
 /* One reader less. Return: true where it was the last, and the home's extent can go. */
 bool bb_rx_unshare(struct bb_program *p, uint32_t rx);
-/* p reads what q has; both write elsewhere from now on. */
+/* p, new, reads what q has; both write elsewhere from now on. */
 int bb_rx_share(struct bb_program *p, struct bb_program *q);
 
 /* --- extent.c ------------------------------------------------------------- */

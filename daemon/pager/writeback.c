@@ -140,7 +140,7 @@ static void unstage(struct bb_program *p, uint32_t page, uint32_t slot, bb_pw w)
 	atomic_fetch_or(&p->x[page / BB_EXTENT_PAGES].flags, BB_XF_HOMELESS);
 	if (page / BB_EXTENT_PAGES >= p->xtop)
 		p->xtop = page / BB_EXTENT_PAGES + 1;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_with(w, BB_P_FILLING)))
+	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w)))
 		return;
 	if (!bb_credit_take(p->ctl, 1)) {
 		bb_program_over(p, 1);

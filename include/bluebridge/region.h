@@ -28,6 +28,8 @@
  *	EVICTING the helper thread takes it out	(owner: the program's helper)
  *	DROPPING the program discards it	(owner: the program's thread)
  *	LOST	 its only copy is gone; access raises SIGBUS
+ * FILLING keeps in its word which state it came from, so that the program can
+ * undo it where bbd was killed in the middle (preload/recover.c).
  * Every change is a compare-and-swap. Who finds a busy state sets BB_PW_WAIT
  * and goes away: the owner that leaves the busy state sees the bit in what it
  * swapped out and wakes the page (UFFDIO_WAKE), so that the access faults
@@ -51,7 +53,7 @@
 #include <stdint.h>
 
 #define BB_REGION_MAGIC 0x62627267u /* "bbrg" */
-#define BB_REGION_VERSION 1
+#define BB_REGION_VERSION 2
 
 /* --- extents ------------------------------------------------------------ */
 
@@ -65,6 +67,8 @@ enum bb_extent_state {
 
 /* No home would take this extent: its pages stay here (set by bbd). */
 #define BB_XF_HOMELESS 0x01
+/* SEALING, if so: bbd is opening it. */
+#define BB_XF_OPENING 0x02
 
 struct bb_extent {
 	_Atomic uint8_t state;
@@ -102,6 +106,8 @@ typedef uint64_t bb_pw; /* one word by value; the arrays hold _Atomic bb_pw */
 #define BB_PW_WB 0x40ULL	/* a write-back of this page is under way */
 #define BB_PW_DIRTY 0x80ULL	/* STAGED: the slot differs from the home copy */
 #define BB_PW_PREFETCH 0x100ULL	/* filled ahead, not yet known to be used */
+#define BB_PW_FROM_SHIFT 9	/* FILLING: the state it came from, one of the first four */
+#define BB_PW_FROM 0x600ULL
 #define BB_PW_FLAGS 0xff0ULL
 #define BB_PW_GEN_SHIFT 12
 #define BB_PW_GEN 0xf000ULL
@@ -119,6 +125,17 @@ static inline enum bb_page_state bb_pw_state(bb_pw w)
 static inline bb_pw bb_pw_with(bb_pw w, enum bb_page_state s)
 {
 	return (w & ~BB_PW_STATE) | (bb_pw)s;
+}
+
+/* What a page's word becomes where bbd takes it to fill it. */
+static inline bb_pw bb_pw_filling(bb_pw w)
+{
+	return (w & ~(BB_PW_STATE | BB_PW_WAIT | BB_PW_FROM)) | (w & 3) << BB_PW_FROM_SHIFT | BB_P_FILLING;
+}
+
+static inline enum bb_page_state bb_pw_from(bb_pw w)
+{
+	return (enum bb_page_state)((w & BB_PW_FROM) >> BB_PW_FROM_SHIFT);
 }
 
 static inline uint32_t bb_pw_slot(bb_pw w)

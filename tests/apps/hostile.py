@@ -20,7 +20,7 @@ PATH, SEED, ROUNDS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 libc = ctypes.CDLL(None, use_errno=True)
 rnd = random.Random(SEED)
 MAGIC = 0x31414242
-REQUEST = struct.Struct("<IIIIQQIIHHIIIQ32s")  # struct bb_attach_req
+REQUEST = struct.Struct("<IIIIQQIIHHIIIQQ32s")  # struct bb_attach_req
 NPAGES, NSLOTS = 512 * 8, 256
 FAILED = []
 
@@ -45,8 +45,8 @@ def ask():
     return json.loads(data)
 
 
-def request(flags=0, magic=MAGIC, parent=0, token=0, budget=64 << 20):
-    return REQUEST.pack(magic, REQUEST.size, flags, os.getpid(), budget, 0, 0, NSLOTS, 0, 0, 0, parent, 0, token, b"hostile")
+def request(flags=0, magic=MAGIC, region=0, secret=(0, 0), budget=64 << 20):
+    return REQUEST.pack(magic, REQUEST.size, flags, os.getpid(), budget, 0, 0, NSLOTS, 0, 0, 0, region, 0, *secret, b"hostile")
 
 
 def uffd():
@@ -145,7 +145,7 @@ def bad_books(fuzz):
     base = area(None, (NPAGES + 512) * 4096, 3, 0x4022, -1, 0)
     base = (base + (2 << 20) - 1) & ~((2 << 20) - 1)
     u, k = uffd(), eventfd()
-    struct.pack_into("<IIQQI", m, 0, 0x62627267, 1, base, NPAGES, NSLOTS)
+    struct.pack_into("<IIQQI", m, 0, 0x62627267, 2, base, NPAGES, NSLOTS)
     if fuzz == "header":
         struct.pack_into("<Q", m, rnd.choice([8, 16]), rnd.getrandbits(64))
     s = dial()
@@ -165,7 +165,7 @@ def bad_books(fuzz):
         os.write(k, struct.pack("Q", 1))
         if rnd.random() < 0.5:
             try:
-                s.sendall(struct.pack("<IIQ", rnd.choice([0x674D4242, 5]), rnd.choice([1, 2, 9]), 0))
+                s.sendall(struct.pack("<IIIIQQ", rnd.choice([0x674D4242, 5]), rnd.choice([1, 2, 3, 9]), 0, 0, 0, 0))
             except ConnectionError:
                 pass  # it has had enough of us
         time.sleep(0.02)
@@ -181,8 +181,8 @@ def forged_child():
     size = layout()[5]
     fds = [uffd(), memfd(size), eventfd()]
     m = mmap.mmap(fds[1], size)
-    struct.pack_into("<IIQQI", m, 0, 0x62627267, 1, 0x7E0000000000, NPAGES, NSLOTS)
-    send(s, request(flags=2, parent=rnd.randrange(1, 70), token=rnd.getrandbits(64)), fds)
+    struct.pack_into("<IIQQI", m, 0, 0x62627267, 2, 0x7E0000000000, NPAGES, NSLOTS)
+    send(s, request(flags=2, region=rnd.randrange(1, 70), secret=(rnd.getrandbits(64), 0)), fds)
     got = reply(s)
     if got and struct.unpack_from("<i", got, 8)[0] == 0:
         FAILED.append("a child of somebody else's program was taken")

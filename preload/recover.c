@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bbd was killed, or is being replaced, under a program that goes on.
+ *
+ * Theory of operation
+ * -------------------
+ * The socket's end tells that no thread of the old bbd runs any more, so what
+ * it owned is nobody's: pages FILLING, write-backs under way (WB), extents that
+ * it was opening, credit that it took. The helper undoes all of that: a page
+ * that had arrived is RESIDENT, another goes back to the state that it came
+ * from; a write-back that was not acknowledged did not happen (its page is
+ * still dirty, and a copy that arrives late is refused by its home, which knows
+ * the request's number); the credit is counted anew. Then it attaches to the
+ * next bbd, which has kept what the old one held at the homes, and wakes every
+ * page: whoever faulted meanwhile faults again.
+ *
+ * Nothing is undone by the next bbd, so that nobody but the program itself
+ * relies on what the program's own memory says.
+ *
+ * Lock order: undoing takes none, since a thread that holds bb_rg.lock may be
+ * waiting for a page to leave FILLING. Counting and attaching take bb_rg.lock.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include <bluebridge/kernel.h>
+#include <bluebridge/local.h>
+
+#include "clock.h"
+#include "log.h"
+#include "private.h"
+
+#define GRACE_MS 2000u /* to start, beyond the time that the memory is kept */
+
+static bool bye;
+
+bool bb_bbd_ended(void)
+{
+	struct bb_msg m;
+	int keep = errno;
+	ssize_t n;
+
+	if (bb_rg.attached == BB_ALONE)
+		return true;
+	n = recv(bb_rg.sock, &m, sizeof(m), MSG_PEEK | MSG_DONTWAIT);
+	if (n == sizeof(m) && m.magic == BB_MSG_MAGIC && m.op == BB_MSG_BYE)
+		bye = true;
+	else if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+		n = -1;
+	else
+		n = 0;
+	errno = keep;
+	return n >= 0;
+}
+
+static uint32_t extents_used(void)
+{
+	return (bb_rg.runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+}
+
+/* --- undoing --------------------------------------------------------------- */
+
+/* Killed between the registration's end and LOCAL: what is in it stays. */
+static void open_on(uint32_t e)
+{
+	struct uffdio_range r = { bb_addr_of((uint64_t)e * BB_EXTENT_PAGES), BB_EXTENT_SIZE };
+
+	if (ioctl(bb_rg.uffd, UFFDIO_UNREGISTER, &r) < 0)
+		bb_debug("extent %u was opened before (error %d)", e, errno);
+	atomic_fetch_and(&bb_rg.x[e].flags, (uint8_t)~BB_XF_OPENING);
+	atomic_store(&bb_rg.x[e].state, BB_X_LOCAL);
+	bb_pages_wake(e * BB_EXTENT_PAGES, BB_EXTENT_PAGES);
+}
+
+static int move(uintptr_t to, uintptr_t from)
+{
+	struct uffdio_move m = { .dst = to, .src = from, .len = BB_PAGE_SIZE, .mode = UFFDIO_MOVE_MODE_DONTWAKE };
+
+	while (ioctl(bb_rg.uffd, UFFDIO_MOVE, &m) < 0) {
+		if (errno != EAGAIN)
+			return -errno;
+		m.move = 0;
+	}
+	return 0;
+}
+
+/* Has the page arrived? A page that can be taken out was there: it goes back. */
+static bool has_arrived(uint32_t page)
+{
+	uintptr_t at = bb_addr_of(page);
+	int r = move(bb_rg.staging, at);
+
+	if (r == 0) {
+		r = move(at, bb_rg.staging);
+		if (r < 0) {
+			/* By hand, then: nobody else fills it now. */
+			struct uffdio_copy c = { .dst = at, .src = bb_rg.staging, .len = BB_PAGE_SIZE };
+
+			r = ioctl(bb_rg.uffd, UFFDIO_COPY, &c) < 0 ? -errno : 0;
+			if (r < 0)
+				bb_error("page %lx cannot be put back (error %d)", (unsigned long)at, -r);
+			(void)bb_sys_madvise((void *)bb_rg.staging, BB_PAGE_SIZE, MADV_DONTNEED);
+		}
+		return true;
+	}
+	return r == -EBUSY; /* there, and pinned */
+}
+
+static void undo_page(uint32_t page)
+{
+	_Atomic bb_pw *pw = &bb_rg.pw[page];
+	bb_pw w = atomic_load(pw), v;
+	bool there = bb_pw_state(w) == BB_P_FILLING && has_arrived(page);
+
+	do {
+		v = w & ~BB_PW_WB;
+		if (bb_pw_state(w) != BB_P_FILLING)
+			continue;
+		v &= ~(BB_PW_WAIT | BB_PW_FROM);
+		if (there)
+			v = bb_pw_with_slot(bb_pw_with(v & ~BB_PW_DIRTY, BB_P_RESIDENT), 0);
+		else if (bb_pw_from(w) == BB_P_RESIDENT)
+			v = BB_P_EMPTY; /* it was found missing: zeros */
+		else
+			v = bb_pw_with(v, bb_pw_from(w));
+	} while (!atomic_compare_exchange_weak(pw, &w, v));
+}
+
+static void undo(void)
+{
+	for (uint32_t e = 0; e < extents_used(); e++) {
+		uint8_t flags = atomic_load(&bb_rg.x[e].flags);
+
+		if (bb_xstate(e) == BB_X_SEALING && (flags & BB_XF_OPENING))
+			open_on(e);
+		if (bb_xstate(e) != BB_X_MANAGED)
+			continue;
+		atomic_fetch_and(&bb_rg.x[e].flags, (uint8_t)~BB_XF_HOMELESS);
+		for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++)
+			undo_page(e * BB_EXTENT_PAGES + i);
+	}
+}
+
+/* What is really charged. Lock held, and nothing EVICTING, for we are the helper. */
+static void count(void)
+{
+	int64_t sum = 0;
+
+	for (uint32_t e = 0; e < extents_used(); e++) {
+		uint16_t n = 0;
+
+		if (bb_xstate(e) == BB_X_LOCAL)
+			sum += BB_EXTENT_PAGES;
+		if (bb_xstate(e) != BB_X_MANAGED)
+			continue;
+		for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++)
+			n += bb_pw_state(atomic_load(&bb_rg.pw[e * BB_EXTENT_PAGES + i])) == BB_P_RESIDENT;
+		atomic_store(&bb_rg.x[e].resident, n);
+		sum += n;
+	}
+	atomic_store(&bb_rg.ctl->resident, sum);
+}
+
+/* --- attaching ------------------------------------------------------------- */
+
+int bb_recover(void)
+{
+	struct bb_region *g = &bb_rg;
+	uint64_t deadline = bb_now_ns() + (g->keep_ms + GRACE_MS) * 1000000ULL;
+	struct timespec pause = { 0, 10000000 };
+	int r;
+
+	undo();
+	for (;;) {
+		bb_lock(&g->lock);
+		count();
+		r = bye || !g->keep_ms ? -ESHUTDOWN : bb_attach_again();
+		bb_unlock(&g->lock);
+		if (r == 0)
+			break;
+		if (!bb_attach_retry(r) || bb_now_ns() > deadline || atomic_load(&g->ctl->closing))
+			return r;
+		bb_warn_once("bbd has gone away: for %u s accesses to what it holds wait for the next one",
+			     g->keep_ms / 1000);
+		nanosleep(&pause, NULL);
+		/* The next one may have been killed as well, in the middle of things. */
+		undo();
+	}
+	bb_pages_wake(0, extents_used() * BB_EXTENT_PAGES);
+	bb_info("attached again as region %u", g->id);
+	return 0;
+}
