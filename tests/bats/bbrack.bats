@@ -72,6 +72,35 @@ teardown() {
 	expect_json '.mtu == 1500'
 }
 
+@test "a bbd is killed, started, hung" {
+	local before
+
+	rack_up 2
+	before=$(bbrack status -j | jq '.hosts[0].pid')
+	bbrack bbd h1 kill
+	run bbrack status
+	expect_status 1
+	run bbrack bbd h1 kill
+	expect_status 1
+	expect_output "does not run"
+	bbrack bbd h1 start
+	is_up() { bbrack status -j | jq -e '.up and (.hosts[0].sees == [2])' >/dev/null; }
+	eventually 10 is_up
+	run bbrack bbd h1 start
+	expect_status 1
+	expect_output "runs already"
+	[[ $(bbrack status -j | jq '.hosts[0].pid') != "$before" ]] || fail "it is the old one"
+	bbrack bbd 2 hang
+	[[ $(awk '/^State/ { print $2 }' "/proc/$(bbrack status -j | jq '.hosts[1].pid')/status") == T ]] || fail "h2 runs on"
+	bbrack bbd 2 resume
+	bbrack bbd 2 restart
+	eventually 10 is_up
+	run bbrack bbd h3 kill
+	expect_status 1
+	run bbrack bbd h1 shoot
+	expect_status 1
+}
+
 @test "two racks at a time, of which one goes" {
 	local first
 

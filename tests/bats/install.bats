@@ -15,7 +15,7 @@ make_install() { env -u MAKEFLAGS -u MAKELEVEL -u MAKEOVERRIDES make --no-print-
 
 	run make_install DESTDIR="$BATS_TEST_TMPDIR/root" PREFIX=/usr
 	expect_status 0
-	for f in bin/bbd bin/bbctl bin/bbrun bin/bbrack lib/bluebridge/libbb.so share/man/man1/bbrun.1 share/man/man1/bbrack.1 \
+	for f in bin/bbd bin/bbctl bin/bbrun bin/bbrack lib/bluebridge/libbb.so lib/bluebridge/processes.bash share/man/man1/bbrun.1 share/man/man1/bbrack.1 \
 		share/doc/bluebridge/README.md; do
 		[[ -s $BATS_TEST_TMPDIR/root/usr/$f ]] || fail "no $f"
 		[[ ! -L $BATS_TEST_TMPDIR/root/usr/$f ]] || fail "$f is a link"
