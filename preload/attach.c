@@ -35,15 +35,23 @@ extern char *program_invocation_short_name;
 
 /* --- userfaultfd ---------------------------------------------------------- */
 
-static int uffd_open(bool *user_only)
+/*
+ * The device stays open (hidden): who gives up root, and forks then, could not
+ * open it again, and its child's system calls would fail on paged memory.
+ */
+static int uffd_open(struct bb_region *g)
 {
-	int dev, fd;
+	int fd;
 
-	*user_only = false;
-	dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-	if (dev >= 0) {
-		fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
-		close(dev);
+	g->user_only = false;
+	if (g->uffd_dev < 0) {
+		g->uffd_dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+		fd = g->uffd_dev < 0 ? -1 : bb_fd_hide(g->uffd_dev);
+		if (fd >= 0)
+			g->uffd_dev = fd;
+	}
+	if (g->uffd_dev >= 0) {
+		fd = ioctl(g->uffd_dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
 		if (fd >= 0)
 			return fd;
 	}
@@ -55,29 +63,29 @@ static int uffd_open(bool *user_only)
 	fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 	if (fd < 0)
 		return -errno;
-	*user_only = true;
+	g->user_only = true;
 	return fd;
 }
 
 /* A userfaultfd takes its features once: one to ask with, one to keep. */
-static int uffd_new(uint64_t *features, bool *user_only)
+static int uffd_new(struct bb_region *g)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	int fd, r;
 
-	fd = uffd_open(user_only);
+	fd = uffd_open(g);
 	if (fd < 0)
 		return fd;
 	r = ioctl(fd, UFFDIO_API, &api) < 0 ? -errno : 0;
 	close(fd);
 	if (r < 0)
 		return r;
-	*features = api.features & WANTED;
-	fd = uffd_open(user_only);
+	g->features = api.features & WANTED;
+	fd = uffd_open(g);
 	if (fd < 0)
 		return fd;
 	api.api = UFFD_API;
-	api.features = *features;
+	api.features = g->features;
 	if (ioctl(fd, UFFDIO_API, &api) < 0) {
 		r = -errno;
 		close(fd);
@@ -232,7 +240,7 @@ static int open_all(struct bb_region *g, const char *path, uint64_t deadline)
 			strerrordesc_np(-r));
 		return r;
 	}
-	g->uffd = uffd_new(&g->features, &g->user_only);
+	g->uffd = uffd_new(g);
 	if (g->uffd < 0) {
 		r = g->uffd;
 		bb_warn("userfaultfd is not allowed here (%s): large memory stays local; "

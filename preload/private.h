@@ -76,6 +76,7 @@ struct bb_region {
 
 	uintptr_t staging;		/* where victims are moved to */
 	int uffd, memfd, sock, kick;
+	int uffd_dev;			/* /dev/userfaultfd, for fork children; -1: not allowed */
 	uint64_t features;		/* of the userfaultfd */
 	bool user_only;			/* it sees no faults of the kernel's */
 	uint32_t id;			/* bbd's number for this region */

@@ -35,7 +35,7 @@
 
 uintptr_t bb_region_base, bb_region_size;
 size_t bb_region_min = SIZE_MAX;
-struct bb_region bb_rg = { .uffd = -1, .memfd = -1, .sock = -1, .kick = -1 };
+struct bb_region bb_rg = { .uffd = -1, .memfd = -1, .sock = -1, .kick = -1, .uffd_dev = -1 };
 struct bb_options bb_opts;
 
 static void *reserve(size_t len, int prot)

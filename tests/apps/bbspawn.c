@@ -128,7 +128,8 @@ static void topic_popen(int i)
 	if (!f || fwrite(h.mem, 4096, h.pages, f) != h.pages || pclose(f))
 		fail("popen for writing: %s", strerror(errno));
 	f = popen("echo one; echo two", "r");
-	if (!f || !fgets(line, sizeof(line), f) || strcmp(line, "one\n") || pclose(f))
+	if (!f || !fgets(line, sizeof(line), f) || strcmp(line, "one\n") || !fgets(line, sizeof(line), f) ||
+	    strcmp(line, "two\n") || pclose(f))
 		fail("popen for reading");
 	held_write(&h, (size_t)i % 3, 3, (unsigned int)i + 50);
 }
