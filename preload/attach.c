@@ -30,6 +30,8 @@
 #define STAGING_PAGES 64
 #define SLOTS_MIN 256u
 #define SLOTS_MAX 4096u
+#define KEEPER ".keep" /* beside bbd's socket: see daemon/keep/ */
+#define FIRST_WAIT_NS 5000000000ULL
 
 extern char *program_invocation_short_name;
 
@@ -166,6 +168,19 @@ static int dial_until(const char *path, uint64_t deadline)
 	return fd;
 }
 
+/* A keeper waits for the next bbd: so do we, for a moment. */
+static uint64_t first_deadline(const char *path)
+{
+	char keeper[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
+	size_t n = strlen(path);
+
+	if (n + sizeof(KEEPER) > sizeof(keeper))
+		return 0;
+	memcpy(keeper, path, n);
+	memcpy(keeper + n, KEEPER, sizeof(KEEPER));
+	return access(keeper, F_OK) == 0 ? bb_now_ns() + FIRST_WAIT_NS : 0;
+}
+
 static int send_request(int sock, const struct bb_attach_req *req, const int *fds, int nfds)
 {
 	union {
@@ -206,9 +221,13 @@ int bb_sock_read(int sock, void *buf, size_t len)
 	return 0;
 }
 
-static int read_reply(int sock, struct bb_attach_rep *rep)
+/* Until the deadline, and for as long as the socket's own timeout at least. */
+static int read_reply(int sock, struct bb_attach_rep *rep, uint64_t deadline)
 {
-	int r = bb_sock_read(sock, rep, sizeof(*rep));
+	int r;
+
+	while ((r = bb_sock_read(sock, rep, sizeof(*rep))) == -ETIMEDOUT && bb_now_ns() < deadline)
+		;
 
 	if (r < 0)
 		return r;
@@ -276,9 +295,14 @@ static void close_all(struct bb_region *g)
 	g->sock = g->uffd = g->memfd = g->kick = -1;
 }
 
-/* Return: 0; -errno, with bbd's own words in *rep where it has any. */
+/*
+ * Whoever attaches again does not hang up while bbd may still answer: bbd would
+ * take that for the program's end, and free its memory.
+ * Return: 0; -errno, with bbd's own words in *rep where it has any.
+ */
 static int introduce(struct bb_region *g, uint32_t flags, struct bb_attach_rep *rep)
 {
+	uint64_t deadline = flags & BB_ATTACH_AGAIN ? bb_now_ns() + g->keep_ms * 1000000ULL : 0;
 	struct bb_attach_req req = {
 		.magic = BB_ATTACH_MAGIC,
 		.size = sizeof(req),
@@ -305,7 +329,7 @@ static int introduce(struct bb_region *g, uint32_t flags, struct bb_attach_rep *
 	memset(rep, 0, sizeof(*rep));
 	r = send_request(g->sock, &req, fds, 3);
 	if (r == 0)
-		r = read_reply(g->sock, rep);
+		r = read_reply(g->sock, rep, deadline);
 	if (r == 0)
 		r = rep->error;
 	if (r < 0)
@@ -347,7 +371,7 @@ int bb_attach(void)
 	struct bb_books b;
 	int r;
 
-	r = open_all(g, path, 0);
+	r = open_all(g, path, first_deadline(path));
 	if (r < 0)
 		goto out;
 	g->nslots = slots_for(g->budget);

@@ -170,12 +170,15 @@ int bb_recover(void)
 	struct bb_region *g = &bb_rg;
 	uint64_t deadline = bb_now_ns() + (g->keep_ms + GRACE_MS) * 1000000ULL;
 	struct timespec pause = { 0, 10000000 };
+	bool touched = true; /* by a bbd that is no more */
 	int r;
 
-	undo();
 	for (;;) {
+		if (touched)
+			undo();
 		bb_lock(&g->lock);
-		count();
+		if (touched)
+			count();
 		r = bye || !g->keep_ms ? -ESHUTDOWN : bb_attach_again();
 		bb_unlock(&g->lock);
 		if (r == 0)
@@ -184,9 +187,8 @@ int bb_recover(void)
 			return r;
 		bb_warn_once("bbd has gone away: for %u s accesses to what it holds wait for the next one",
 			     g->keep_ms / 1000);
+		touched = r != -ECONNREFUSED && r != -ENOENT;
 		nanosleep(&pause, NULL);
-		/* The next one may have been killed as well, in the middle of things. */
-		undo();
 	}
 	bb_pages_wake(0, extents_used() * BB_EXTENT_PAGES);
 	bb_info("attached again as region %u", g->id);

@@ -29,6 +29,22 @@ static int64_t room(const struct bb_program *p)
 	       atomic_load_explicit(&p->ctl->resident, memory_order_relaxed);
 }
 
+/* Return: false where the fault is over for now, with *o as its outcome. */
+static bool claim(struct bb_program *p, uint32_t page, bb_pw w, enum outcome *o)
+{
+	switch (bb_page_claim(p, page, w)) {
+	case BB_CLAIMED:
+		return true;
+	case BB_CLAIM_CREDIT:
+		*o = PARK;
+		return false;
+	default:
+		bb_fill_wake(p, page, 1); /* it faults again, and finds what it is now */
+		*o = SERVED;
+		return false;
+	}
+}
+
 /* FRESH: the program reaches memory that it never touched. */
 static enum outcome serve_fresh(struct bb_program *p, uint32_t page)
 {
@@ -76,26 +92,18 @@ static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w)
 {
 	uint32_t n = 1, max = 1, end = (page / BB_EXTENT_PAGES + 1) * BB_EXTENT_PAGES;
 	int64_t low = atomic_load_explicit(&p->ctl->low, memory_order_relaxed);
+	enum outcome o;
 
-	if (!bb_credit_take(p->ctl, 1))
-		return PARK;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
-		bb_credit_give(p->ctl, 1);
-		bb_fill_wake(p, page, 1);
-		return SERVED;
-	}
+	if (!claim(p, page, w, &o))
+		return o;
 	if (page % BB_EXTENT_PAGES && bb_pw_state(atomic_load(&p->pw[page - 1])) == BB_P_RESIDENT &&
 	    room(p) > low / 2)
 		max = BB_ZERO_RUN;
 	for (; n < max && page + n < end; n++) {
 		bb_pw v = atomic_load(&p->pw[page + n]);
 
-		if (bb_pw_state(v) != BB_P_EMPTY || !bb_credit_take(p->ctl, 1))
+		if (bb_pw_state(v) != BB_P_EMPTY || bb_page_claim(p, page + n, v) != BB_CLAIMED)
 			break;
-		if (!atomic_compare_exchange_strong(&p->pw[page + n], &v, bb_pw_filling(v))) {
-			bb_credit_give(p->ctl, 1);
-			break;
-		}
 	}
 	bb_fill_install(p, page, n, NULL, BB_P_EMPTY, 0, BB_PW_HASHED | BB_PW_RX);
 	atomic_fetch_add_explicit(&p->ctl->n_fill_zero, n, memory_order_relaxed);
@@ -106,18 +114,14 @@ static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w)
 static enum outcome serve_staged(struct bb_program *p, uint32_t page, bb_pw w)
 {
 	uint32_t slot = bb_pw_slot(w);
+	enum outcome o;
 
 	if (slot >= p->nslots) {
 		bb_fill_lost(p, page, "(damaged page table)", 0);
 		return SERVED;
 	}
-	if (!bb_credit_take(p->ctl, 1))
-		return PARK;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
-		bb_credit_give(p->ctl, 1);
-		bb_fill_wake(p, page, 1);
-		return SERVED;
-	}
+	if (!claim(p, page, w, &o))
+		return o;
 	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), BB_P_STAGED, 0, 0);
 	atomic_fetch_add_explicit(&p->ctl->n_fill_staged, 1, memory_order_relaxed);
 	return SERVED;
@@ -126,16 +130,12 @@ static enum outcome serve_staged(struct bb_program *p, uint32_t page, bb_pw w)
 static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, uint64_t t_fault)
 {
 	uint32_t rx = bb_pw_rx(w);
+	enum outcome o;
 
 	if (!p->pager->free_fills)
 		return PARK;
-	if (!bb_credit_take(p->ctl, 1))
-		return PARK;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
-		bb_credit_give(p->ctl, 1);
-		bb_fill_wake(p, page, 1);
-		return SERVED;
-	}
+	if (!claim(p, page, w, &o))
+		return o;
 	if (!bb_rx_check(p, rx, page)) {
 		bb_fill_lost(p, page, "is gone, and with it what it held", rx < p->nrx ? p->rx[rx].node : 0);
 		return SERVED;

@@ -44,13 +44,7 @@ static uint32_t claim(struct bb_program *p, uint32_t page)
 		return 0;
 	if (atomic_load(&p->ctl->limit) - atomic_load(&p->ctl->resident) < low / 2 + 1)
 		return 0;
-	if (!bb_credit_take(p->ctl, 1))
-		return 0;
-	if (!atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w))) {
-		bb_credit_give(p->ctl, 1);
-		return 0;
-	}
-	return rx;
+	return bb_page_claim(p, page, w) == BB_CLAIMED ? rx : 0;
 }
 
 static void unclaim(struct bb_program *p, uint32_t page, uint32_t n)

@@ -272,6 +272,18 @@ static inline bool bb_absent(const struct bb_program *p)
 	return p->absent_until;
 }
 
+/* Takes a page, if its word is still w, from there to FILLING, and the credit that it will need. */
+enum bb_claim { BB_CLAIMED, BB_CLAIM_CREDIT, BB_CLAIM_CHANGED };
+static inline enum bb_claim bb_page_claim(struct bb_program *p, uint32_t page, bb_pw w)
+{
+	if (!bb_credit_take(p->ctl, 1))
+		return BB_CLAIM_CREDIT;
+	if (atomic_compare_exchange_strong(&p->pw[page], &w, bb_pw_filling(w)))
+		return BB_CLAIMED;
+	bb_credit_give(p->ctl, 1);
+	return BB_CLAIM_CHANGED;
+}
+
 /* --- fault.c -------------------------------------------------------------- */
 
 /* Reads and serves faults. Return: messages read. */
