@@ -67,12 +67,25 @@ void bb_books_free(struct bb_books *b)
 	b->fd = -1;
 }
 
+/* Counters are a process's own: the child begins at 0. */
+static void forget_counts(struct bb_region_ctl *c)
+{
+	_Atomic uint64_t *const count[] = { &c->n_evict,     &c->n_evict_clean, &c->n_evict_zero,  &c->n_evict_busy,
+					    &c->n_seal,	     &c->n_drop,	&c->n_fault,	   &c->n_fill_zero,
+					    &c->n_fill_staged, &c->n_fill_remote, &c->n_prefetch,  &c->n_open,
+					    &c->n_writeback, &c->n_lost };
+
+	for (size_t i = 0; i < sizeof(count) / sizeof(count[0]); i++)
+		atomic_store(count[i], 0);
+}
+
 void bb_books_copy(struct bb_books *b)
 {
 	struct bb_region *g = &bb_rg;
 	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
 	uint64_t tail = atomic_load(&g->ctl->stage_tail), head = atomic_load(&g->ctl->stage_head);
 
+	forget_counts(b->ctl);
 	for (uint32_t e = 0; e < used; e++) {
 		uint32_t first = e * BB_EXTENT_PAGES;
 

@@ -84,34 +84,34 @@ static void topic_many(void)
 static void *churn(void *arg)
 {
 	uint64_t seed = (uintptr_t)arg + 1;
-	unsigned char *block[8] = { 0 };
-	size_t size[8] = { 0 };
+	unsigned char *block[4] = { 0 };
+	size_t size[4] = { 0 };
 
 	while (!atomic_load(&stop)) {
-		size_t i = random_below(&seed, 8);
+		size_t i = random_below(&seed, 4);
 
 		for (size_t at = 0; block[i] && at < size[i]; at += 1024)
 			if (block[i][at] != (unsigned char)(size[i] >> 12))
 				fail("a block of %zu bytes is wrong at %zu", size[i], at);
 		free(block[i]);
-		size[i] = (1 + random_below(&seed, 300)) << 12;
+		size[i] = (16 + random_below(&seed, 48)) << 12;
 		block[i] = malloc(size[i]);
 		must(block[i] != NULL, "malloc");
 		memset(block[i], (int)(size[i] >> 12), size[i]);
 	}
-	for (size_t i = 0; i < 8; i++)
+	for (size_t i = 0; i < 4; i++)
 		free(block[i]);
 	return NULL;
 }
 
 static void topic_fork(void)
 {
-	pthread_t t[6];
+	pthread_t t[4];
 	int status;
 
-	for (size_t i = 0; i < 6; i++)
+	for (size_t i = 0; i < 4; i++)
 		must(!pthread_create(&t[i], NULL, churn, (void *)i), "pthread_create");
-	for (unsigned int i = 0; i < 12; i++) {
+	for (unsigned int i = 0; i < 6; i++) {
 		pid_t pid = fork();
 
 		must(pid >= 0, "fork");
@@ -136,7 +136,7 @@ static void topic_fork(void)
 		held_check(&h, "the parent");
 	}
 	atomic_store(&stop, true);
-	for (size_t i = 0; i < 6; i++)
+	for (size_t i = 0; i < 4; i++)
 		pthread_join(t[i], NULL);
 }
 
