@@ -154,7 +154,8 @@ static void deleted(struct bb_net_req *req)
 	struct bb_pager *pg = p->pager;
 
 	/* Refused or unreachable: the host reclaims it when it finds us gone. */
-	bb_rx_put(p, d->rx);
+	if (!pg->leave) /* else the next bbd asks again */
+		bb_rx_put(p, d->rx);
 	p->refs--;
 	d->next = pg->free_dels;
 	pg->free_dels = d;
