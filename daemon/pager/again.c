@@ -18,15 +18,11 @@
 #include "program.h"
 
 #define NAMES_MAX 65536
-#define GRACE_NS 10000000000ULL
+#define GRACE_NS 10000000000ULL /* beyond the time for which the keeper waits */
+#define CHILD_NS 30000000000ULL /* a child attaches before its fork() returns */
 #define HELLO_NS 3000000000ULL
 
-static uint64_t wait_until(const struct bb_pager *pg)
-{
-	return bb_now_ns() + bb_keep_ms(pg->cfg.keep) * 1000000ULL + GRACE_NS;
-}
-
-static struct bb_program *absent_new(struct bb_pager *pg, uint32_t id)
+static struct bb_program *absent_new(struct bb_pager *pg, uint32_t id, uint64_t wait_ns)
 {
 	struct bb_program *p = calloc(1, sizeof(*p));
 
@@ -36,7 +32,7 @@ static struct bb_program *absent_new(struct bb_pager *pg, uint32_t id)
 	p->id = id;
 	p->map = MAP_FAILED;
 	p->sock = p->uffd = p->memfd = p->kick = -1;
-	p->absent_until = wait_until(pg);
+	p->absent_until = bb_now_ns() + wait_ns;
 	return p;
 }
 
@@ -96,7 +92,7 @@ int bb_again_load(struct bb_pager *pg)
 		/* A number that was ever given must not be given again. */
 		while (pg->next_id <= id)
 			pg->next_id += BB_PAGERS_MAX;
-		p = absent_new(pg, id);
+		p = absent_new(pg, id, bb_keep_ms(pg->cfg.keep) * 1000000ULL + GRACE_NS);
 		if (!p) {
 			r = -ENOMEM;
 			break;
@@ -204,7 +200,7 @@ struct bb_program *bb_again_child(struct bb_program *q)
 	struct bb_program *p;
 
 	pthread_mutex_lock(&pg->lock);
-	p = absent_new(pg, pg->next_id);
+	p = absent_new(pg, pg->next_id, CHILD_NS);
 	pg->next_id += BB_PAGERS_MAX;
 	pthread_mutex_unlock(&pg->lock);
 	if (!p)
