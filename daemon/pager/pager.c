@@ -80,15 +80,16 @@ static void answer(struct bb_program *p)
 
 static void take_inbox(struct bb_pager *pg)
 {
-	struct bb_program **at = &pg->inbox, *p;
+	struct bb_program *p, *next, *later = NULL;
 
 	pthread_mutex_lock(&pg->lock);
-	while ((p = *at)) {
+	for (p = pg->inbox; p; p = next) {
+		next = p->next;
 		if (!bb_again_ready(p)) {
-			at = &p->next;
+			p->next = later;
+			later = p;
 			continue;
 		}
-		*at = p->next;
 		answer(p);
 		p->next = pg->programs;
 		pg->programs = p;
@@ -96,6 +97,7 @@ static void take_inbox(struct bb_pager *pg)
 		watch(pg, p->kick);
 		watch(pg, p->sock);
 	}
+	pg->inbox = later;
 	pthread_mutex_unlock(&pg->lock);
 }
 

@@ -213,7 +213,7 @@ struct bb_pager {
 	pthread_t thread;
 	pthread_mutex_t lock;	/* programs list, inbox */
 	struct bb_program *programs;
-	struct bb_program *inbox; /* attached, not yet seen by the thread */
+	struct bb_program *_Atomic inbox; /* attached, not yet seen by the thread */
 	int epoll, wake;
 	_Atomic bool stop;
 	bool leave;		/* set before stop */
