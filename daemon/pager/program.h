@@ -144,7 +144,7 @@ struct bb_program {
 	uint32_t pid;
 	char comm[32];
 	int sock, uffd, memfd, kick;
-	bool gone;		/* its end was seen; waits for requests to come home */
+	_Atomic bool gone;	/* its end was seen; waits for requests to come home */
 	unsigned int refs;	/* requests under way */
 	unsigned int fills;	/* of them, pages on their way in */
 
