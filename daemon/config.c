@@ -22,7 +22,7 @@
 #define CONFIG_FILE "/etc/bluebridge/bbd.conf"
 
 enum { O_NODE, O_TENANT, O_DEV, O_PEER, O_NO_DISCOVER, O_NO_ROUTES, O_PORT, O_LEND, O_STORE, O_QUOTA, O_LOCAL, O_SOCKET,
-       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_NO_PREFETCH, O_EMBEDDED, O_LOG, O_VERSION, O_HELP, O_MAX };
+       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED, O_LOG, O_VERSION, O_HELP, O_MAX };
 
 const struct bb_option_desc bb_config_table[] = {
 	[O_NODE] = { "node", "N", "from /etc/machine-id", "number of this host, 1 to 65534, unlike any other's" },
@@ -44,6 +44,7 @@ const struct bb_option_desc bb_config_table[] = {
 	[O_SPIN] = { "spin", "USEC", "50", "poll that long after work before sleeping" },
 	[O_DEADLINE] = { "deadline", "MSEC", "5000", "after that a page that cannot be had raises SIGBUS" },
 	[O_NO_PREFETCH] = { "no-prefetch", NULL, NULL, "fetch no page ahead" },
+	[O_NO_FILTER] = { "no-filter", NULL, NULL, "do not filter the system calls of bbd's own threads" },
 	[O_EMBEDDED] = { "embedded", NULL, NULL, "no network: only this host's own memory or --store" },
 	[O_LOG] = { "log", "LEVEL", "info", "error, warn, info or debug" },
 	[O_VERSION] = { "version", NULL, NULL, "print the version" },
@@ -201,6 +202,9 @@ static int set(struct bb_config *c, int o, const char *v, const char *where)
 	case O_NO_PREFETCH:
 		c->prefetch = false;
 		return 0;
+	case O_NO_FILTER:
+		c->filter = false;
+		return 0;
 	case O_EMBEDDED:
 		c->embedded = true;
 		return 0;
@@ -303,7 +307,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 
 	memset(c, 0, sizeof(*c));
 	c->port = BB_UDP_PORT;
-	c->discover = c->routes = c->prefetch = true;
+	c->discover = c->routes = c->prefetch = c->filter = true;
 	c->socket = BB_SOCKET_DEFAULT;
 	c->key = NULL;
 	c->pagers = 1;

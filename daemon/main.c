@@ -3,12 +3,14 @@
  * bbd: the BlueBridge daemon of a host. Reads its options, starts the home, the
  * server, the pagers, and serves the Unix socket until it is told to stop.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -17,6 +19,7 @@
 #include "control/control.h"
 #include "control/notify.h"
 #include "log.h"
+#include "rights.h"
 
 static volatile int stop;
 
@@ -121,6 +124,69 @@ static int start_pagers(struct bb_control *c, const struct bb_config *cfg)
 	return 0;
 }
 
+/* The caller waits; what others say is heard by a thread that may do less. */
+struct listening {
+	struct bb_control *c;
+	int listener;
+	const sigset_t *signals;
+};
+
+static void *listen_to_all(void *arg)
+{
+	const struct listening *l = arg;
+
+	prctl(PR_SET_NAME, "bbd-control");
+	/* One that comes ends its wait in epoll. */
+	pthread_sigmask(SIG_UNBLOCK, l->signals, NULL);
+	bb_rights_thread(BB_ROLE_CONTROL);
+	bb_control_run(l->c, l->listener, &stop);
+	return NULL;
+}
+
+static int run_control(struct bb_control *c, int listener, const sigset_t *signals)
+{
+	struct listening l = { c, listener, signals };
+	pthread_t t;
+	int r = -pthread_create(&t, NULL, listen_to_all, &l);
+
+	if (r < 0) {
+		bb_error("control: cannot start its thread (%s)", strerrordesc_np(-r));
+		return r;
+	}
+	bb_rights_thread(BB_ROLE_MAIN);
+	bb_info("node %u ready at %s%s", c->cfg->node, c->cfg->socket, c->cfg->embedded ? " (embedded)" : "");
+	bb_notify(environ, "READY=1");
+	pthread_join(t, NULL);
+	bb_notify(environ, "STOPPING=1");
+	return 0;
+}
+
+static bool is_address(const char *peer)
+{
+	struct in6_addr a;
+	char text[INET6_ADDRSTRLEN + 1] = "";
+
+	/* Without the scope, as in fe80::1%eth0. */
+	memcpy(text, peer, strnlen(peer, sizeof(text) - 1));
+	text[strcspn(text, "%")] = 0;
+	return inet_pton(AF_INET6, text, &a) == 1;
+}
+
+static void limit_rights(const struct bb_config *cfg)
+{
+	struct bb_rights_config rc = {
+		.filter = cfg->filter,
+		.routes = !cfg->embedded && cfg->routes,
+		.network = !cfg->embedded,
+		.low_port = !cfg->embedded && cfg->port < 1024,
+		.store = cfg->store,
+	};
+
+	for (unsigned int i = 0; i < cfg->npeers; i++)
+		rc.names |= !is_address(cfg->peers[i]);
+	bb_rights_start(&rc);
+}
+
 int main(int argc, char **argv)
 {
 	static struct bb_control c;
@@ -155,6 +221,7 @@ int main(int argc, char **argv)
 	if (load_key(&cfg, &pc.key, &c.key_file) < 0)
 		goto out;
 	bb_key_id(&pc.key, c.key_id);
+	limit_rights(&cfg);
 
 	pc.node = cfg.node;
 	pc.tenant = cfg.tenant;
@@ -180,7 +247,7 @@ int main(int argc, char **argv)
 		}
 		bb_peers_own(c.peers, cfg.lend, cfg.lend);
 	}
-	/* Signals are for this thread, which waits in epoll. */
+	/* Signals are for the control thread, which waits in epoll. */
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGTERM);
 	sigaddset(&blocked, SIGINT);
@@ -202,13 +269,11 @@ int main(int argc, char **argv)
 		}
 	}
 	r = start_pagers(&c, &cfg);
+	if (r == 0)
+		r = run_control(&c, listener, &blocked);
 	pthread_sigmask(SIG_UNBLOCK, &blocked, NULL);
 	if (r < 0)
 		goto out;
-	bb_info("node %u ready at %s%s", cfg.node, cfg.socket, cfg.embedded ? " (embedded)" : "");
-	bb_notify(environ, "READY=1");
-	bb_control_run(&c, listener, &stop);
-	bb_notify(environ, "STOPPING=1");
 	status = 0;
 out:
 	if (is_same(cfg.socket, &own))

@@ -36,6 +36,7 @@
 #include "net/inject.h"
 #include "net/peers.h"
 #include "net/serve.h"
+#include "rights.h"
 
 #define BATCH 64
 #define BUFFER 4608 /* longest packet, and then some: longer ones are seen to be */
@@ -172,6 +173,7 @@ static void *loop(void *arg)
 	bool shared = true;
 
 	settle(s);
+	bb_rights_thread(BB_ROLE_SERVER);
 	while (!atomic_load_explicit(&s->stop, memory_order_relaxed)) {
 		int n = receive(s);
 

@@ -28,6 +28,7 @@
 #include "keep/keep.h"
 #include "log.h"
 #include "program.h"
+#include "rights.h"
 
 #define TICK_NS 100000000ULL /* longest sleep */
 #define EVENTS 64
@@ -275,6 +276,7 @@ static void *loop(void *arg)
 		if (sched_setaffinity(0, sizeof(set), &set) < 0)
 			bb_warn("pager %u: cannot run on CPU %d (error %d)", pg->cfg.index, pg->cfg.cpu, errno);
 	}
+	bb_rights_thread(BB_ROLE_PAGER);
 	for (;;) {
 		if (pg->inbox)
 			take_inbox(pg);

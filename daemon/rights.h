@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The least rights: what bbd gives up once it runs, thread by thread.
+ *
+ *	thread	  effective capabilities	system calls
+ *	main	  CAP_NET_ADMIN with routes	all but a few (it starts an upgrade)
+ *	server	  CAP_NET_ADMIN with routes	allow-list
+ *	pager	  none				allow-list
+ *	control	  none				allow-list
+ *	scrubber  none				allow-list
+ *
+ * Names of peers are looked up in threads that the server starts: they have its
+ * rights. Main only waits, and sees no byte from outside. It keeps CAP_NET_ADMIN among
+ * its permitted ones unless bbd is embedded, and CAP_NET_BIND_SERVICE for a port
+ * below 1024: the bbd that follows by an upgrade in place can have no more.
+ * Pointer addresses need none: IPV6_FREEBIND and IPV6_PKTINFO are free.
+ *
+ * A call outside of a thread's list is refused with EPERM and named once on
+ * standard error; bbd goes on, because it holds other hosts' memory and because
+ * a new C library must not take a cluster down. Calls that only an intruder
+ * makes (execve, ptrace, mount, ...) end bbd with status BB_RIGHTS_EXIT.
+ */
+#ifndef BB_DAEMON_RIGHTS_H
+#define BB_DAEMON_RIGHTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define BB_RIGHTS_EXIT 3
+
+enum bb_role {
+	BB_ROLE_MAIN,
+	BB_ROLE_CONTROL,
+	BB_ROLE_PAGER,
+	BB_ROLE_SERVER,
+	BB_ROLE_SCRUBBER,
+	BB_ROLE_MAX,
+};
+
+struct bb_rights_config {
+	bool filter;	/* of system calls */
+	bool routes;	/* CAP_NET_ADMIN goes on being used */
+	bool network;	/* not embedded */
+	bool low_port;	/* below 1024 */
+	bool store;	/* slabs are files, made as they are needed */
+	bool names;	/* of peers, to be looked up while it runs */
+};
+
+/* By main, before other threads: what is of the whole process. Says what could not be done. */
+void bb_rights_start(const struct bb_rights_config *cfg);
+
+/*
+ * By each thread, first thing; by main, last thing before it waits. Does
+ * nothing where bb_rights_start was not called (tests).
+ */
+void bb_rights_thread(enum bb_role role);
+
+/* "on", or "off (WHY)". */
+const char *bb_rights_filter(void);
+/* Calls refused so far, and the name of the last. */
+uint64_t bb_rights_refused(const char **last);
+
+/* --- filter.c: for rights.c ------------------------------------------------ */
+
+/* Fills in the names of system calls and takes SIGSYS. */
+void bb_filter_start(void);
+/* Filters the calling thread. Return: 0 or -errno. */
+int bb_filter_thread(enum bb_role role, const struct bb_rights_config *cfg);
+uint64_t bb_filter_refused(const char **last);
+
+#endif
