@@ -51,12 +51,13 @@ static const char home[] = "memfd_create ftruncate fallocate msync dup ";
 static const char store[] = "openat unlinkat mkdirat fstatfs statfs fsync fdatasync ";
 static const char control[] = "accept4 readlink readlinkat openat pread64 pidfd_open unlink unlinkat memfd_create "
 			      "ftruncate dup ";
-static const char pager[] = "pread64 pwrite64 ";
+/* connect: of a socket that sends nothing, to ask for the MTU of a path. */
+static const char pager[] = "connect pread64 pwrite64 ";
 /* Discovery: a socket that asks the kernel for a route, the interfaces' names. */
-static const char server[] = "socket bind connect uname ";
+static const char server[] = "bind connect uname ";
 /* Names of peers: the C library's resolver, in a thread of its own. */
 static const char names[] = "openat stat access faccessat readlink set_robust_list rseq statx pread64 fstatfs "
-			    "getpeername getdents64 prctl socket ";
+			    "getpeername getdents64 prctl ";
 /* Nobody but an intruder makes these in a thread that has an allow-list. */
 static const char foreign[] =
 	"execve execveat fork vfork ptrace process_vm_readv process_vm_writev pidfd_getfd mount umount2 move_mount "
@@ -173,6 +174,12 @@ static int add_ioctl(scmp_filter_ctx f, unsigned int kind)
 				SCMP_A1_32(SCMP_CMP_MASKED_EQ, 0xff00, (uint64_t)kind << 8));
 }
 
+/* A socket of a family: AF_UNIX is what the C library asks for the names of interfaces. */
+static int add_socket(scmp_filter_ctx f, int family)
+{
+	return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0_32(SCMP_CMP_EQ, (uint64_t)family));
+}
+
 /* Only threads: a process would not share our memory. clone3 hides its flags; without it clone is called. */
 static int add_threads(scmp_filter_ctx f)
 {
@@ -200,8 +207,10 @@ static int add_role(scmp_filter_ctx f, enum bb_role role, const struct bb_rights
 	r = seccomp_syscall_priority(f, SCMP_SYS(ioctl), 255);
 	if (role == BB_ROLE_PAGER)
 		r = first(r, add_ioctl(f, 0xaa)); /* a userfaultfd's */
-	else if (role == BB_ROLE_SERVER)
+	if (role == BB_ROLE_SERVER || role == BB_ROLE_CONTROL) {
 		r = first(r, add_ioctl(f, 0x89)); /* a socket's: names of interfaces */
+		r = first(r, add_socket(f, AF_UNIX));
+	}
 	r = first(r, add_list(f, SCMP_ACT_ALLOW, common));
 	r = first(r, add_memory(f));
 	/* abort(3), of the C library's own checks. */
@@ -218,6 +227,9 @@ static int add_role(scmp_filter_ctx f, enum bb_role role, const struct bb_rights
 	if (role == BB_ROLE_PAGER)
 		return first(r, add_list(f, SCMP_ACT_ALLOW, pager));
 	r = first(r, add_list(f, SCMP_ACT_ALLOW, server));
+	r = first(r, add_socket(f, AF_INET6));
+	r = first(r, add_socket(f, AF_INET)); /* names of interfaces, and of peers */
+	r = first(r, add_socket(f, AF_NETLINK));
 	if (cfg->names) {
 		r = first(r, add_list(f, SCMP_ACT_ALLOW, names));
 		r = first(r, add_threads(f));

@@ -93,6 +93,7 @@ int bbctl_doctor(struct bbctl *b, int argc, char **argv)
 	doctor_bbd(&d);
 	doctor_kernel(&d);
 	doctor_limits(&d);
+	doctor_rights(&d);
 	doctor_load(&d);
 	doctor_net(&d);
 	each_item(d.checks, i, c) {

@@ -28,6 +28,7 @@ void doctor_kernel(struct doctor *d);
 void doctor_limits(struct doctor *d);
 void doctor_load(struct doctor *d);
 void doctor_bbd(struct doctor *d); /* first of all: finds facts and pid */
+void doctor_rights(struct doctor *d);
 void doctor_net(struct doctor *d);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The Unix socket of bbd, served by the main thread: programs that attach, and
+ * The Unix socket of bbd, served by a thread of its own: programs that attach, and
  * control sessions of JSON lines (bbctl, scripts). Every wait has a deadline,
  * the number of callers is bounded, and nothing that a caller sends can do more
  * than end its own session.

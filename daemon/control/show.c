@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "control/control.h"
 #include "net/net.h"
+#include "rights.h"
 
 static const char *const status_name[BB_ST_MAX] = {
 	[BB_ST_OK] = "ok",		     [BB_ST_MALFORMED] = "malformed", [BB_ST_VERSION] = "version",
@@ -294,11 +295,14 @@ static json_t *show(struct bb_control *c, json_t *q)
 static json_t *doctor_facts(struct bb_control *c, json_t *q)
 {
 	const struct bb_config *f = c->cfg;
+	const char *last = NULL;
+	uint64_t refused = bb_rights_refused(&last);
 
-	return json_pack("{s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b, s:o}", "version", BB_VERSION, "pid",
+	return json_pack("{s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:I, s:s, s:o}", "version", BB_VERSION, "pid",
 			 (int)getpid(), "node", (int)f->node, "tenant", (int)f->tenant, "port", (int)f->port, "dev",
 			 f->dev ? f->dev : "", "key_id", c->key_id, "key_file", c->key_file, "embedded",
-			 (int)f->embedded, "nodes", nodes(c));
+			 (int)f->embedded, "filter", bb_rights_filter(), "refused", (json_int_t)refused,
+			 "refused_last", last ? last : "", "nodes", nodes(c));
 }
 
 static json_t *metrics_show(struct bb_control *c, json_t *q)

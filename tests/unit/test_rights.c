@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* What a thread of each kind may and may not do, each case in a process of its own. */
+#include "rights.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "log.h"
+
+#define BROKEN 40 /* exit status: what was looked for is not so */
+
+static char said[4096];
+
+/* Runs fn with those rights; what it writes is in said. Return: its exit status, -1: a signal. */
+static int in_role(enum bb_role role, const struct bb_rights_config *cfg, int (*fn)(void))
+{
+	int out[2], st;
+	size_t have = 0;
+	ssize_t n;
+	pid_t pid;
+
+	assert_int_equal(pipe(out), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		dup2(out[1], 2);
+		bb_log_init("bbd", BB_LOG_INFO);
+		bb_rights_start(cfg);
+		bb_rights_thread(role);
+		_exit(fn());
+	}
+	close(out[1]);
+	while ((n = read(out[0], said + have, sizeof(said) - 1 - have)) > 0)
+		have += (size_t)n;
+	said[have] = 0;
+	close(out[0]);
+	assert_int_equal(waitpid(pid, &st, 0), pid);
+	return WIFEXITED(st) ? WEXITSTATUS(st) : -1;
+}
+
+static const struct bb_rights_config all = { .filter = true, .routes = true, .network = true };
+
+static int is_filtered(void)
+{
+	return !strcmp(bb_rights_filter(), "on");
+}
+
+static int seccomp_mode(void)
+{
+	return prctl(PR_GET_SECCOMP, 0, 0, 0, 0);
+}
+
+/* Under a sanitizer there is no filter (rights.c). */
+static void need_filter(void)
+{
+	if (!in_role(BB_ROLE_PAGER, &all, is_filtered))
+		skip();
+}
+
+static int refuses_chdir(void)
+{
+	const char *last = NULL;
+
+	if (chdir("/") == 0 || errno != EPERM || chdir("/") == 0 || errno != EPERM)
+		return BROKEN;
+	return bb_rights_refused(&last) == 2 && last && !strcmp(last, "chdir") ? 0 : BROKEN + 1;
+}
+
+static void test_refused_and_named_once(void **state)
+{
+	need_filter();
+	for (int role = BB_ROLE_CONTROL; role < BB_ROLE_MAX; role++) {
+		char *at;
+
+		assert_int_equal(in_role((enum bb_role)role, &all, refuses_chdir), 0);
+		at = strstr(said, "may not call chdir");
+		assert_non_null(at);
+		assert_null(strstr(at + 1, "may not call"));
+	}
+}
+
+static int runs_a_program(void)
+{
+	execl("/bin/true", "true", NULL);
+	return BROKEN;
+}
+
+static int traces(void)
+{
+	syscall(SYS_ptrace, 0, 0, 0, 0);
+	return BROKEN;
+}
+
+static void test_an_intruder_ends_it(void **state)
+{
+	need_filter();
+	for (int role = BB_ROLE_CONTROL; role < BB_ROLE_MAX; role++) {
+		assert_int_equal(in_role((enum bb_role)role, &all, runs_a_program), BB_RIGHTS_EXIT);
+		assert_non_null(strstr(said, "called execve"));
+		assert_int_equal(in_role((enum bb_role)role, &all, traces), BB_RIGHTS_EXIT);
+		assert_non_null(strstr(said, "called ptrace"));
+	}
+}
+
+static int refuses_the_rest(void)
+{
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED || mprotect(p, 4096, PROT_READ) < 0)
+		return BROKEN;
+	if (mprotect(p, 4096, PROT_READ | PROT_EXEC) == 0 || errno != EPERM)
+		return BROKEN + 1;
+	if (mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+		return BROKEN + 2;
+	if (socket(AF_INET, SOCK_RAW, 17) >= 0 || socket(AF_PACKET, SOCK_RAW, 0) >= 0)
+		return BROKEN + 3;
+	/* Nobody knows it: a C library that tries it first must see that it is not there. */
+	if (syscall(100000) != -1 || errno != ENOSYS)
+		return BROKEN + 4;
+	/* What a process may do to others. */
+	if (kill(getppid(), 0) == 0 || errno != EPERM)
+		return BROKEN + 5;
+	if (fork() >= 0)
+		return BROKEN + 6;
+	return 0;
+}
+
+static void test_runnable_memory_sockets_others(void **state)
+{
+	need_filter();
+	assert_int_equal(in_role(BB_ROLE_PAGER, &all, refuses_the_rest), 0);
+}
+
+static int signalled(void)
+{
+	const char *last;
+
+	raise(SIGSYS);
+	return bb_rights_refused(&last) ? BROKEN : 0;
+}
+
+static void test_a_signal_that_is_no_call(void **state)
+{
+	need_filter();
+	assert_int_equal(in_role(BB_ROLE_PAGER, &all, signalled), 0);
+	assert_string_equal(said, "");
+}
+
+static uint64_t caps(bool permitted)
+{
+	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct d[2];
+
+	if (syscall(SYS_capget, &h, d) < 0)
+		_exit(BROKEN + 9);
+	return permitted ? d[0].permitted | (uint64_t)d[1].permitted << 32 : d[0].effective | (uint64_t)d[1].effective << 32;
+}
+
+static int count_caps(void)
+{
+	return (caps(false) ? 1 : 0) + (caps(true) ? 2 : 0) + (caps(true) & ~(1ULL << CAP_NET_ADMIN) ? 4 : 0) +
+	       (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 ? 0 : 8) + (prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) ? 16 : 0);
+}
+
+static void test_capabilities(void **state)
+{
+	struct bb_rights_config c = { .routes = true, .network = true };
+	const int may = geteuid() == 0 && caps(false) >> CAP_NET_ADMIN & 1 ? 3 : 0;
+
+	assert_int_equal(in_role(BB_ROLE_PAGER, &c, count_caps), 0);
+	assert_int_equal(in_role(BB_ROLE_CONTROL, &c, count_caps), 0);
+	assert_int_equal(in_role(BB_ROLE_SCRUBBER, &c, count_caps), 0);
+	assert_int_equal(in_role(BB_ROLE_SERVER, &c, count_caps), may);
+	assert_int_equal(in_role(BB_ROLE_MAIN, &c, count_caps), may);
+	c.routes = false;
+	assert_int_equal(in_role(BB_ROLE_SERVER, &c, count_caps), 0);
+	assert_int_equal(in_role(BB_ROLE_MAIN, &c, count_caps), may & 2);
+	c.network = false;
+	assert_int_equal(in_role(BB_ROLE_MAIN, &c, count_caps), 0);
+}
+
+static void test_off(void **state)
+{
+	struct bb_rights_config c = all;
+
+	c.filter = false;
+	assert_int_equal(in_role(BB_ROLE_PAGER, &c, seccomp_mode), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_refused_and_named_once),
+		cmocka_unit_test(test_an_intruder_ends_it),
+		cmocka_unit_test(test_runnable_memory_sockets_others),
+		cmocka_unit_test(test_a_signal_that_is_no_call),
+		cmocka_unit_test(test_capabilities),
+		cmocka_unit_test(test_off),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
