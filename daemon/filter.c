@@ -93,6 +93,25 @@ static bool next_name(const char **list, char name[32])
 
 /* --- a call that is not allowed ------------------------------------------- */
 
+/*
+ * The C library's malloc, before it first gives back the end of a thread's
+ * heap, reads this file, and does the right thing where it cannot.
+ */
+static bool is_of_malloc(int nr, const ucontext_t *uc)
+{
+	static const char file[] = "/proc/sys/vm/overcommit_memory";
+	const char *path = NULL;
+
+	if (nr != SCMP_SYS(openat))
+		return false;
+#if defined(__x86_64__)
+	path = (const char *)uc->uc_mcontext.gregs[REG_RSI];
+#elif defined(__aarch64__)
+	path = (const char *)uc->uc_mcontext.regs[1];
+#endif
+	return path && !strcmp(path, file);
+}
+
 static void on_refused(int sig, siginfo_t *si, void *context)
 {
 	ucontext_t *uc = context;
@@ -102,6 +121,8 @@ static void on_refused(int sig, siginfo_t *si, void *context)
 
 	if (si->si_code != SYS_SECCOMP) /* somebody's kill(2): nothing was called */
 		return;
+	if (is_of_malloc(nr, uc))
+		goto out;
 	atomic_fetch_add(&refused, 1);
 	last_refused = what;
 	if (known && is_foreign[nr]) {
@@ -112,6 +133,7 @@ static void on_refused(int sig, siginfo_t *si, void *context)
 	if (nr < 0 || nr >= CALLS || !atomic_exchange(&said[my_role][nr], true))
 		bb_error("the %s thread may not call %s (number %d): refused; if it should, start bbd with --no-filter and "
 			 "report this", role_name[my_role], what, nr);
+out:
 #if defined(__x86_64__)
 	uc->uc_mcontext.gregs[REG_RAX] = known ? -EPERM : -ENOSYS;
 #elif defined(__aarch64__)

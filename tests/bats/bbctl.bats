@@ -373,14 +373,19 @@ state() { jq -r --arg n "$1" '[.checks[] | select(.name == $n) | .state] | join(
 	expect_equal "$(state 'own prefix') $(state routes) $(state hosts) $(state key) $(state rights) $(state 'link eth0')" \
 		"ok ok ok ok ok ok"
 
-	bbrack run h1 -- ip -6 route del local fdbb:0:1::/48
-	bbrack run h1 -- ip -6 route del fdbb:0:2::/48
 	bbrack run h1 -- ip link set dev eth0 mtu 1500
 	key=/run/bluebridge/$RACK/key
 	chmod 644 "$key"
-	run bbrack run h1 -- "$BUILD/bbctl" -j doctor
+	# bbd itself sets its routes again within seconds: it may be quicker than the doctor.
+	without_routes() {
+		bbrack run h1 -- ip -6 route del local fdbb:0:1::/48 || :
+		bbrack run h1 -- ip -6 route del fdbb:0:2::/48 || :
+		run bbrack run h1 -- "$BUILD/bbctl" -j doctor
+		[[ "$(state 'own prefix') $(state route)" == "fail fail" ]]
+	}
+	eventually 20 without_routes
 	expect_status 1
-	expect_equal "$(state 'own prefix') $(state route) $(state key) $(state 'link eth0')" "fail fail fail warn"
+	expect_equal "$(state key) $(state 'link eth0')" "fail warn"
 	# What it says mends it.
 	while IFS= read -r cure; do
 		bbrack run h1 -- sh -c "$cure"

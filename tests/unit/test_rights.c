@@ -3,6 +3,7 @@
 #include "rights.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -161,6 +162,25 @@ static void test_a_signal_that_is_no_call(void **state)
 	assert_string_equal(said, "");
 }
 
+static int reads_what_malloc_reads(void)
+{
+	const char *last;
+
+	if (open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC) >= 0 || errno != EPERM)
+		return BROKEN;
+	if (bb_rights_refused(&last))
+		return BROKEN + 1;
+	return open("/etc/passwd", O_RDONLY) < 0 && errno == EPERM && bb_rights_refused(&last) == 1 ? 0 : BROKEN + 2;
+}
+
+static void test_malloc_is_not_told_of(void **state)
+{
+	need_filter();
+	assert_int_equal(in_role(BB_ROLE_PAGER, &all, reads_what_malloc_reads), 0);
+	assert_null(strstr(said, "overcommit"));
+	assert_non_null(strstr(said, "may not call openat"));
+}
+
 static uint64_t caps(bool permitted)
 {
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -209,6 +229,7 @@ int main(void)
 		cmocka_unit_test(test_an_intruder_ends_it),
 		cmocka_unit_test(test_runnable_memory_sockets_others),
 		cmocka_unit_test(test_a_signal_that_is_no_call),
+		cmocka_unit_test(test_malloc_is_not_told_of),
 		cmocka_unit_test(test_capabilities),
 		cmocka_unit_test(test_off),
 	};
