@@ -78,8 +78,11 @@ void bb_alone_serve(void)
 	while (!atomic_load(&g->ctl->closing)) {
 		struct pollfd p = { .fd = g->uffd, .events = POLLIN };
 
-		if (poll(&p, 1, 1000) <= 0)
+		if (poll(&p, 1, 1000) <= 0) {
+			if (bb_last_thread())
+				return;
 			continue;
+		}
 		while (read(g->uffd, &m, sizeof(m)) == sizeof(m)) {
 			uint64_t addr = m.arg.pagefault.address & ~BB_PAGE_MASK;
 

@@ -349,15 +349,11 @@ static void say_refused(const char *path, int r, const struct bb_attach_rep *rep
 		rep->message[0] ? rep->message : strerrordesc_np(-r));
 }
 
+/* The lock is held: what making a thread allocates goes past us. */
 static int helper_new(void)
 {
-	size_t min = bb_region_min;
-	int r;
+	int r = bb_evict_start();
 
-	/* The thread's own allocations must not come back here: the lock is held. */
-	bb_region_min = SIZE_MAX;
-	r = bb_evict_start();
-	bb_region_min = min;
 	if (r < 0)
 		bb_warn("cannot start a thread (%s): large memory stays local", strerrordesc_np(-r));
 	return r;
@@ -388,6 +384,10 @@ int bb_attach(void)
 	if (r < 0)
 		say_refused(path, r, &rep);
 	if (r == 0)
+		r = bb_orphan_mark();
+	if (r == 0)
+		r = bb_fork_init_late();
+	if (r == 0)
 		r = helper_new();
 	if (r < 0)
 		goto out;
@@ -396,6 +396,8 @@ int bb_attach(void)
 	return 0;
 out:
 	close_all(g);
+	if (g->pw && bb_books_own() < 0)
+		bb_warn("out of memory: large memory cannot be used in fork children");
 	return r;
 }
 
@@ -475,8 +477,10 @@ int bb_attach_child(const struct bb_books *b, uint32_t region, const uint64_t se
 	}
 	if (r < 0)
 		say_refused(path, r, &rep);
+	/* Nobody takes pages out until the other fork handlers are through: see fork.c. */
+	atomic_store(&g->ctl->stuck, 1);
 	if (r == 0)
-		r = helper_new();
+		r = bb_orphan_mark();
 	if (r < 0)
 		goto out;
 	g->attached = BB_ATTACHED;

@@ -128,4 +128,27 @@ void bb_books_use(const struct bb_books *b)
 	g->stage = b->stage;
 	g->memfd = b->fd;
 	g->lay = bb_region_layout(g->npages, g->nslots);
+	(void)bb_sys_madvise(g->ctl, g->lay.size, MADV_DONTFORK);
+}
+
+int bb_books_own(void)
+{
+	struct bb_region *g = &bb_rg;
+	const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+	struct bb_region_ctl *ctl = bb_sys_mmap(NULL, sizeof(*ctl), prot, flags, -1, 0);
+	struct bb_extent *x = bb_sys_mmap(NULL, g->nextents * sizeof(*x), prot, flags, -1, 0);
+
+	if ((void *)ctl == MAP_FAILED || (void *)x == MAP_FAILED)
+		return -ENOMEM;
+	memcpy(ctl, g->ctl, sizeof(*ctl));
+	memcpy(x, g->x, used * sizeof(*x));
+	bb_sys_munmap(g->ctl, g->lay.size);
+	g->ctl = ctl;
+	g->x = x;
+	g->pw = NULL;
+	g->hash = NULL;
+	g->slots = NULL;
+	g->stage = NULL;
+	return 0;
 }

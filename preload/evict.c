@@ -416,6 +416,7 @@ static void *helper(void *arg)
 	struct bb_region_ctl *c = g->ctl;
 
 	prctl(PR_SET_NAME, "bb-helper");
+	atomic_store(&c->stuck, 0);
 	ev.age = AGE_OLD;
 	while (!atomic_load(&c->closing)) {
 		uint32_t bell = atomic_load(&c->helper_bell);
@@ -433,6 +434,11 @@ static void *helper(void *arg)
 		if (room() >= low || atomic_load(&c->helper_bell) == bell)
 			bb_futex_wait(&c->helper_bell, bell, room() < low ? 5000000 : IDLE_NS);
 		atomic_store(&c->helper_sleeps, 0);
+		if (bb_last_thread()) {
+			/* The program's exit handlers come, and nobody takes pages out. */
+			atomic_store(&c->stuck, 1);
+			break;
+		}
 		if (bb_bbd_ended() && bb_recover() < 0)
 			bb_alone_serve();
 	}

@@ -23,6 +23,13 @@
  * A child that cannot attach loses sight of the paged memory, loudly: its
  * mapping is made inaccessible.
  *
+ * The order of fork handlers counts. Ours are registered before any other
+ * (real.c), so that before the fork all others still find the allocator at
+ * work, and after it they find paged memory in its place: an allocator on top
+ * has its own books in it. But the child's helper is a thread, and making one
+ * allocates: that waits for a handler that is registered last, when the
+ * allocators have left their locks.
+ *
  * Lock order: as in private.h; both locks are held across the fork.
  */
 #include <errno.h>
@@ -30,6 +37,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <stdbool.h>
 #include <time.h>
 
 #include <bluebridge/local.h>
@@ -41,6 +49,8 @@
 #define RETRY_MS 5000u
 
 static struct bb_books books; /* of the child that is being made */
+static __thread bool nested;	 /* this fork is a signal handler's, within bb_rg.lock */
+static bool late_registered;
 static struct bb_msg child_at; /* its region, and what proves it; region 0: none */
 
 static int tell(uint32_t op)
@@ -110,6 +120,11 @@ static void prepare(void)
 	struct bb_region *g = &bb_rg;
 	int keep = errno, r;
 
+	if (bb_lock_inside()) {
+		/* A signal handler forks, and has interrupted an allocation in this thread. */
+		nested = true;
+		return;
+	}
 	bb_lock(&g->lock);
 	child_at.region = 0;
 	if (g->attached != BB_ATTACHED)
@@ -138,6 +153,10 @@ static void parent(void)
 	struct bb_region *g = &bb_rg;
 	int keep = errno;
 
+	if (nested) {
+		nested = false;
+		return;
+	}
 	if (g->attached == BB_ATTACHED) {
 		/* Where bbd has ended meanwhile, the next one knows of no freeze. */
 		(void)tell(BB_MSG_THAW);
@@ -151,32 +170,71 @@ static void parent(void)
 	errno = keep;
 }
 
+/* What was inherited and is paged: nobody serves it. */
+static void forbid(void)
+{
+	struct bb_region *g = &bb_rg;
+
+	for (uint32_t e = 0; e < g->rw_top; e++)
+		if (bb_xstate(e) != BB_X_LOCAL)
+			(void)bb_sys_mprotect((void *)bb_addr_of((uint64_t)e * BB_EXTENT_PAGES), BB_EXTENT_SIZE,
+					      PROT_NONE);
+}
+
 static void child(void)
 {
 	struct bb_region *g = &bb_rg;
 	int keep = errno;
 
-	if (g->attached == BB_ATTACHED || g->attached == BB_ALONE) {
-		bool was = g->attached == BB_ATTACHED;
-
-		g->helper_runs = false;
-		if (was)
-			bb_unlock(&g->evicting);
-		if (!was || !child_at.region || bb_attach_child(&books, child_at.region, child_at.secret) < 0) {
-			/* The books are the parent's: see region.c, BB_CHILD. */
-			g->attached = BB_CHILD;
-			bb_region_min = SIZE_MAX;
-			for (uint32_t e = 0; e < g->rw_top; e++)
-				if (bb_xstate(e) != BB_X_LOCAL)
-					(void)bb_sys_mprotect((void *)bb_addr_of((uint64_t)e * BB_EXTENT_PAGES),
-							      BB_EXTENT_SIZE, PROT_NONE);
+	if (nested) {
+		nested = false;
+		bb_orphan_check();
+		return;
+	}
+	g->helper_runs = false;
+	if (g->attached == BB_ATTACHED) {
+		bb_unlock(&g->evicting);
+		if (!child_at.region) {
+			bb_region_disown();
+		} else if (bb_attach_child(&books, child_at.region, child_at.secret) < 0) {
+			forbid();
+			bb_region_disown();
 		}
+	} else if (g->attached == BB_ALONE) {
+		bb_region_disown();
 	}
 	bb_unlock(&g->lock);
 	errno = keep;
 }
 
+/* All other handlers are through: threads can be made. */
+static void child_late(void)
+{
+	struct bb_region *g = &bb_rg;
+	int keep = errno;
+
+	bb_lock(&g->lock);
+	if (g->attached == BB_ATTACHED && bb_evict_start() < 0)
+		bb_warn("fork: cannot start a thread for the child: nothing of its memory is paged out, "
+			"it goes over its budget");
+	bb_unlock(&g->lock);
+	errno = keep;
+}
+
+int bb_fork_init_late(void)
+{
+	int r = late_registered ? 0 : -pthread_atfork(NULL, NULL, child_late);
+
+	late_registered = r == 0;
+	return r;
+}
+
 int bb_fork_init(void)
 {
-	return -pthread_atfork(prepare, parent, child);
+	static _Atomic int state; /* 0 not yet, 1 done, 2 failed */
+	int not_yet = 0;
+
+	if (atomic_compare_exchange_strong(&state, &not_yet, 1) && pthread_atfork(prepare, parent, child))
+		atomic_store(&state, 2);
+	return atomic_load(&state) == 1 ? 0 : -ENOMEM;
 }

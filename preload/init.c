@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -63,6 +64,9 @@ __attribute__((constructor)) static void start(void)
 
 	bb_real_init();
 	bb_log_init("libbb", BB_LOG_WARN);
+	/* With rights that its caller lacks: whose files and sockets would the caller have us use? */
+	if (getauxval(AT_SECURE))
+		return;
 	bb_options_parse(&bb_opts, environ, warn_option, NULL);
 	keep_strings();
 	bb_log_level((enum bb_log_level)bb_opts.num[BB_OPT_LOG]);
@@ -89,7 +93,7 @@ __attribute__((constructor)) static void start(void)
 
 static void write_stats(const char *path)
 {
-	const struct bb_region_ctl *c = bb_rg.ctl;
+	const struct bb_region_ctl *c = bb_rg.attached == BB_CHILD ? NULL : bb_rg.ctl;
 	char buf[1024];
 	int fd, n;
 
@@ -122,6 +126,7 @@ __attribute__((destructor)) static void end(void)
 {
 	const char *path = bb_opts.str[BB_OPT_STATS];
 
+	bb_orphan_check();
 	if (bb_region_min != SIZE_MAX && path && *path)
 		write_stats(path);
 }

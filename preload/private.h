@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the files of the region share among themselves (region.c, vm.c, page.c,
- * evict.c, attach.c, fork.c, init.c); the interposed functions see region.h.
+ * lock.c, evict.c, attach.c, fork.c, init.c); the interposed functions see region.h.
  *
  * Lock order: bb_rg.lock, then bb_rg.evicting (fork takes both, so that no
  * page is between two places when the child is made). bb_rg.lock guards the run allocator, the
@@ -27,8 +27,21 @@ struct bb_lock {
 	_Atomic uint32_t v; /* 0 free, 1 held, 2 held and wanted */
 };
 
+/* lock.c. Of bb_rg.lock a thread knows whether it is inside; see there. */
 void bb_lock(struct bb_lock *l);
 void bb_unlock(struct bb_lock *l);
+/* Has a signal handler interrupted this thread while it holds bb_rg.lock? Then nothing may take it. */
+bool bb_lock_inside(void);
+/* What bb_region_release() would do is done when the interrupted call leaves the lock. False: it stays. */
+bool bb_release_later(uint32_t first, uint32_t n);
+
+/*
+ * Was this process made past fork() by an attached one? Then it is disowned,
+ * with one warning. bb_lock() asks for bb_rg.lock.
+ */
+void bb_orphan_check(void);
+/* This process is attached. Return: 0 or -ENOMEM. */
+int bb_orphan_mark(void);
 
 /* futex(2) on words shared with bbd. timeout_ns is relative. */
 void bb_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t timeout_ns);
@@ -106,7 +119,10 @@ static inline enum bb_extent_state bb_xstate(uint32_t e)
 	return (enum bb_extent_state)atomic_load_explicit(&bb_rg.x[e].state, memory_order_acquire);
 }
 
-/* --- region.c ------------------------------------------------------------ */
+/* --- region.c, lock.c ----------------------------------------------------- */
+
+/* The region is another process's: nothing of its books may be touched (BB_CHILD). */
+void bb_region_disown(void);
 
 int bb_region_reserve(void);		/* lock held; idempotent */
 /* Frees pages [first, first + n) of used runs, contents and all. Lock held. */
@@ -161,6 +177,11 @@ bool bb_bbd_ended(void);
  */
 int bb_recover(void);
 
+/* --- last.c --------------------------------------------------------------- */
+
+/* Is the helper all that is left of the program? Then it must return. */
+bool bb_last_thread(void);
+
 /* --- alone.c ------------------------------------------------------------- */
 
 /* Serves faults from what is left until the program ends. */
@@ -187,8 +208,10 @@ void bb_books_free(struct bb_books *b);
  * ones the page counts as not written.
  */
 void bb_books_copy(struct bb_books *b);
-/* The old ones are unmapped, not closed. */
+/* The old ones are unmapped, not closed. A process made past fork() does not have these. */
 void bb_books_use(const struct bb_books *b);
+/* bbd would not have us: books of our own again, which forks do not share. Return: 0 or -ENOMEM. */
+int bb_books_own(void);
 
 /* --- attach.c ------------------------------------------------------------ */
 
@@ -208,13 +231,17 @@ int bb_sock_read(int sock, void *buf, size_t len);
 
 /* --- fork.c -------------------------------------------------------------- */
 
+/* Idempotent. Before any other library can register its own handlers. */
 int bb_fork_init(void);
+/* Before the first attach; lock held. */
+int bb_fork_init_late(void);
 
 /* --- sys.c --------------------------------------------------------------- */
 
 /* mmap and friends straight to the kernel: bookkeeping never meets the interposed ones. */
 void *bb_sys_mmap(void *addr, size_t len, int prot, int flags, int fd, int64_t off);
 int bb_sys_munmap(void *addr, size_t len);
+void bb_sys_close(int fd);
 int bb_sys_madvise(void *addr, size_t len, int advice);
 int bb_sys_mprotect(void *addr, size_t len, int prot);
 void *bb_sys_mremap(void *old, size_t oldlen, size_t newlen, int flags, void *newaddr);

@@ -12,6 +12,7 @@
  * the resolver may hold the loader's lock that the resolver needs. The
  * stand-ins of the mmap family and of the descriptors go to the kernel.
  */
+#include "private.h"
 #include "real.h"
 
 #include <dlfcn.h>
@@ -70,6 +71,8 @@ enum { UNRESOLVED, RESOLVING, RESOLVED };
 /* Can the call be passed on? */
 static bool ready(void)
 {
+	/* An allocator on top registers its fork handlers at its first call: ours come before. */
+	(void)bb_fork_init();
 	if (atomic_load(&stage) == UNRESOLVED)
 		bb_real_init();
 	return atomic_load(&stage) == RESOLVED;
@@ -158,6 +161,7 @@ static size_t early_usable(void *p)
 
 static void *kernel_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
+	(void)bb_fork_init();
 	return (void *)syscall(SYS_mmap, addr, len, prot, flags, fd, off);
 }
 

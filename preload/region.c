@@ -316,6 +316,8 @@ void *bb_region_alloc(size_t bytes, size_t align, unsigned int flags)
 	if (n >= BB_EXTENT_PAGES && al < BB_EXTENT_PAGES)
 		al = BB_EXTENT_PAGES;
 
+	if (bb_lock_inside())
+		return NULL;
 	bb_lock(&g->lock);
 	if (g->attached == BB_CHILD || bb_region_reserve() < 0 || n > g->npages || al > g->npages)
 		goto none;
@@ -405,6 +407,10 @@ void bb_region_free(void *p)
 	struct bb_region *g = &bb_rg;
 	uint32_t n;
 
+	if (bb_lock_inside()) {
+		(void)bb_release_later(bb_page_of((uintptr_t)p), block_of(p, "free"));
+		return;
+	}
 	bb_lock(&g->lock);
 	n = block_of(p, "free");
 	if (g->attached != BB_CHILD)
@@ -414,12 +420,15 @@ void bb_region_free(void *p)
 
 size_t bb_region_usable(const void *p)
 {
+	bool inside = bb_lock_inside(); /* the length of a block in use does not change */
 	size_t n = 0;
 
-	bb_lock(&bb_rg.lock);
+	if (!inside)
+		bb_lock(&bb_rg.lock);
 	if (!((uintptr_t)p & BB_PAGE_MASK))
 		n = bb_runs_len(&bb_rg.runs, bb_page_of((uintptr_t)p));
-	bb_unlock(&bb_rg.lock);
+	if (!inside)
+		bb_unlock(&bb_rg.lock);
 	return n << BB_PAGE_SHIFT;
 }
 
@@ -484,7 +493,7 @@ void *bb_region_realloc(void *p, size_t newsize)
 	uint64_t n = (newsize + BB_PAGE_SIZE - 1) >> BB_PAGE_SHIFT;
 	void *q;
 
-	if (newsize > PTRDIFF_MAX)
+	if (newsize > PTRDIFF_MAX || bb_lock_inside())
 		return NULL;
 	bb_lock(&g->lock);
 	old = block_of(p, "realloc");

@@ -41,6 +41,10 @@ int bb_region_munmap(void *addr, size_t len)
 
 	if (!range_ok(addr, len, &first, &n))
 		return -EINVAL;
+	if (bb_lock_inside()) {
+		(void)bb_release_later(first, n);
+		return 0;
+	}
 	bb_lock(&bb_rg.lock);
 	if (bb_rg.attached != BB_CHILD)
 		bb_region_release(first, n);
@@ -78,6 +82,16 @@ static int discard(uint32_t first, uint32_t n, int advice)
 	}
 }
 
+/* Without the lock: what counts is that it reads as zeros. Memory that may not be written to has to wait. */
+static int zero_inside(void *addr, uint32_t first, uint32_t n)
+{
+	for (uint32_t e = first / BB_EXTENT_PAGES; e <= (first + n - 1) / BB_EXTENT_PAGES; e++)
+		if (bb_rg.xp[e] & (BB_XP_PROT | BB_XP_FOREIGN))
+			return -EAGAIN;
+	memset(addr, 0, (size_t)n << BB_PAGE_SHIFT);
+	return 0;
+}
+
 int bb_region_madvise(void *addr, size_t len, int advice)
 {
 	uint32_t first, n;
@@ -90,6 +104,8 @@ int bb_region_madvise(void *addr, size_t len, int advice)
 	switch (advice) {
 	case MADV_DONTNEED:
 	case MADV_FREE:
+		if (bb_lock_inside())
+			return advice == MADV_FREE ? 0 : zero_inside(addr, first, n);
 		/* Free pages may go now or later; for paged memory, now is cheapest. */
 		bb_lock(&bb_rg.lock);
 		r = each_extent(first, n, discard, advice);
@@ -100,6 +116,8 @@ int bb_region_madvise(void *addr, size_t len, int advice)
 	case MADV_WIPEONFORK:
 	case MADV_KEEPONFORK:
 	case MADV_REMOVE:
+		if (bb_lock_inside())
+			return -EAGAIN;
 		/* fork.c decides what a child sees; anything else would be silently wrong. */
 		bb_lock(&bb_rg.lock);
 		r = bb_rg.attached == BB_ATTACHED ? -EINVAL : bb_sys_madvise(addr, len, advice);
@@ -117,6 +135,7 @@ int bb_region_madvise(void *addr, size_t len, int advice)
 
 int bb_region_mprotect(void *addr, size_t len, int prot)
 {
+	bool inside = bb_lock_inside(); /* flags are only added, and the kernel has locks of its own */
 	uint32_t first, n;
 	int r;
 
@@ -124,13 +143,15 @@ int bb_region_mprotect(void *addr, size_t len, int prot)
 		return (uintptr_t)addr & BB_PAGE_MASK ? -EINVAL : 0;
 	if (!range_ok(addr, len, &first, &n))
 		return (uintptr_t)addr & BB_PAGE_MASK ? -EINVAL : -ENOMEM;
-	bb_lock(&bb_rg.lock);
+	if (!inside)
+		bb_lock(&bb_rg.lock);
 	/* Pages that are not writable cannot be moved out: they stay until they are. */
 	if (prot != (PROT_READ | PROT_WRITE))
 		for (uint32_t e = first / BB_EXTENT_PAGES; e <= (first + n - 1) / BB_EXTENT_PAGES; e++)
 			bb_rg.xp[e] |= BB_XP_PROT;
 	r = bb_sys_mprotect(addr, len, prot);
-	bb_unlock(&bb_rg.lock);
+	if (!inside)
+		bb_unlock(&bb_rg.lock);
 	return r;
 }
 
@@ -142,8 +163,8 @@ void *bb_region_mmap_fixed(void *addr, size_t len, int prot, int flags, int fd, 
 	int64_t run;
 	void *p;
 
-	if (!range_ok(addr, len, &first, &n)) {
-		errno = EINVAL;
+	if (!range_ok(addr, len, &first, &n) || bb_lock_inside()) {
+		errno = bb_lock_inside() ? ENOMEM : EINVAL;
 		return MAP_FAILED;
 	}
 	bb_lock(&g->lock);
@@ -193,7 +214,7 @@ void *bb_region_mremap(void *old, size_t oldlen, size_t newlen, int flags, void 
 	void *q;
 
 	if (!range_ok(old, oldlen, &first, &o) || !n || newlen > PTRDIFF_MAX || (flags & ~(MREMAP_MAYMOVE)) ||
-	    newaddr) {
+	    newaddr || bb_lock_inside()) {
 		/* MREMAP_FIXED and MREMAP_DONTUNMAP are not for paged memory. */
 		errno = !newlen || ((uintptr_t)old & BB_PAGE_MASK) ? EINVAL : ENOMEM;
 		return MAP_FAILED;

@@ -287,10 +287,102 @@ static void topic_sigfork(void)
 	live("fork in a signal handler", 1);
 }
 
+/* --- past fork() ------------------------------------------------------------ */
+
+static pid_t raw_clone(void)
+{
+	return (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, 0);
+}
+
+static pid_t raw_clone3(void)
+{
+	struct {
+		uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+	} args = { .exit_signal = SIGCHLD };
+
+	return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+}
+
+/* Allocators know nothing of such children: what they do must not reach the parent. */
+static void topic_pastfork(void)
+{
+	static pid_t (*const way[])(void) = { _Fork, raw_clone, raw_clone3 };
+	unsigned char *mine[6], *p;
+
+	for (int i = 0; i < 12; i++) {
+		pid_t pid;
+
+		for (int k = 0; k < 6; k++) {
+			mine[k] = malloc(1 << 20);
+			must(mine[k] != NULL, "malloc");
+			memset(mine[k], i + k, 1 << 20);
+		}
+		pid = way[i % 3]();
+		must(pid >= 0, "a clone");
+		if (!pid) {
+			for (int k = 0; k < 12; k++) {
+				p = malloc((size_t)(k + 1) << 19);
+				must(p != NULL, "malloc in a clone");
+				memset(p, 99, (size_t)(k + 1) << 19);
+				if (k % 2)
+					free(p);
+			}
+			/* What the parent gave it may be gone, but giving it back does no harm. */
+			for (int k = 0; k < 6; k += 2)
+				free(mine[k]);
+			syscall(SYS_exit_group, 0);
+		}
+		ended(pid, "a clone");
+		p = malloc(3 << 20);
+		memset(p, 98, 3 << 20);
+		for (int k = 0; k < 6; k++) {
+			for (size_t at = 0; at < 1 << 20; at += 64)
+				if (mine[k][at] != (unsigned char)(i + k))
+					fail("block %d has changed at %zu", k, at);
+			free(mine[k]);
+		}
+		free(p);
+		held_check(&h, "beside a clone");
+		held_write(&h, (size_t)i % 5, 5, (unsigned int)i + 100);
+	}
+}
+
+/* Books that parent and child shared would lose blocks here: each frees half of every pair. */
+static void topic_halves(void)
+{
+	enum { PAIRS = 128 };
+	unsigned char *block[PAIRS][2];
+	pid_t pid;
+
+	for (int i = 0; i < PAIRS; i++)
+		for (int k = 0; k < 2; k++) {
+			block[i][k] = malloc(1 << 20);
+			must(block[i][k] != NULL, "malloc");
+			memset(block[i][k], i + k, 1 << 20);
+		}
+	for (int who = 0; who < 2; who++) {
+		pid = who ? 0 : fork();
+		must(pid >= 0, "fork");
+		if (pid) {
+			ended(pid, "who frees the first halves");
+			continue;
+		}
+		for (int i = 0; i < PAIRS; i++)
+			free(block[i][who]);
+		for (int i = 0; i < PAIRS; i++)
+			for (size_t at = 0; at < 1 << 20; at += 512)
+				if (block[i][!who][at] != (unsigned char)(i + !who))
+					fail("half %d of pair %d is wrong at %zu", !who, i, at);
+		if (!who)
+			_exit(0);
+	}
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } topic[] = {
+	{ "pastfork", topic_pastfork }, { "halves", topic_halves },
 	{ "close", topic_close },	{ "daemon", topic_daemon },   { "nofile", topic_nofile },
 	{ "chroot", topic_chroot },	{ "setuid", topic_setuid },   { "nodump", topic_nodump },
 	{ "nonewprivs", topic_nonewprivs }, { "seccomp", topic_seccomp }, { "as", topic_as },

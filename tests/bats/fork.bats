@@ -68,6 +68,21 @@ same() {
 	same "$BUILD/apps/bbfork" --size 20 --children 2 --depth 2
 }
 
+@test "a clone past fork(): it sees nothing that is paged, and harms nobody" {
+	run timeout 60 "$BUILD/bbrack" --name "$RACK" run h1 -- env BB_LOCAL=8M LD_PRELOAD="$BUILD/libbb.so" \
+		"$BUILD/apps/bbchild" pastfork 24
+	expect_status 0
+	expect_output "made past fork()"
+	expect_output "bbchild pastfork: every byte right"
+}
+
+@test "fork amid threads with an allocator on top, whose own books are paged" {
+	JEMALLOC=$(ldconfig -p | awk '$1 == "libjemalloc.so.2" { print $NF; exit }')
+	BY=(env LD_PRELOAD="$BUILD/libbb.so:$JEMALLOC")
+	same "$BUILD/apps/bbthread" fork 12
+	same "$BUILD/apps/bbthread" forkall 12
+}
+
 @test "python: a pool of forked workers over a large array" {
 	LOCAL=8M same /usr/bin/python3 tests/apps/np_pool.py 20
 }
