@@ -29,13 +29,13 @@
  * Lock order: bb_rg.lock for sealing only, and never with pages EVICTING.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define XXH_INLINE_ALL
@@ -43,11 +43,14 @@
 
 #include <bluebridge/kernel.h>
 
+#include "fds.h"
 #include "log.h"
 #include "private.h"
 
 #define BATCH 64
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
+/* /proc/PID/pagemap: present, or swapped out (as which pages count that the kernel is moving). */
+#define PM_CONTENT (1ULL << 63 | 1ULL << 62)
 #define AGE_OLD 3 /* quarters of a turnover before a page is a victim */
 
 struct victim {
@@ -67,11 +70,41 @@ static struct {
 
 /* --- sealing -------------------------------------------------------------- */
 
+/* The kernel's page table entries. Return: false where /proc is not to be had. */
+static bool look(uintptr_t at, uint64_t *entry, size_t n)
+{
+	off_t off = (off_t)((at >> BB_PAGE_SHIFT) * sizeof(*entry));
+
+	return bb_rg.pagemap >= 0 && pread(bb_rg.pagemap, entry, n * sizeof(*entry), off) == (ssize_t)(n * sizeof(*entry));
+}
+
+int bb_page_has_content(uintptr_t at)
+{
+	uint64_t entry;
+
+	return look(at, &entry, 1) ? !!(entry & PM_CONTENT) : -1;
+}
+
+/*
+ * Which pages of an extent have content: mapped, swapped out by the kernel, or
+ * on their way between two places. mincore(2) would not do: it takes a page
+ * that was swapped out for one that never was. Without /proc all count; those
+ * that turn out to have none are EMPTY when the hand comes to them.
+ */
+static void find_content(uint32_t first, bool has[BB_EXTENT_PAGES])
+{
+	uint64_t entry[BB_EXTENT_PAGES];
+	bool known = look(bb_addr_of(first), entry, BB_EXTENT_PAGES);
+
+	for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++)
+		has[i] = !known || (entry[i] & PM_CONTENT);
+}
+
 int bb_extent_seal(uint32_t e)
 {
 	struct bb_region *g = &bb_rg;
 	uint32_t first = e * BB_EXTENT_PAGES, at = first, end = first + BB_EXTENT_PAGES, n = 0, i;
-	unsigned char present[BB_EXTENT_PAGES];
+	bool has[BB_EXTENT_PAGES];
 	unsigned int gen;
 	int64_t run, keep = 0;
 	int r;
@@ -79,6 +112,7 @@ int bb_extent_seal(uint32_t e)
 	if (g->xp[e] & BB_XP_FOREIGN)
 		return -EBUSY;
 	/* What nobody owns need not be paged: give it back. */
+	g->xp[e] &= (uint8_t)~BB_XP_DIRTY;
 	while (at < end) {
 		run = bb_runs_find(&g->runs, at);
 		if (run >= 0) {
@@ -87,10 +121,9 @@ int bb_extent_seal(uint32_t e)
 		}
 		run = bb_runs_next(&g->runs, at, &n);
 		i = run < 0 || run > end ? end : (uint32_t)run;
-		(void)bb_sys_madvise((void *)bb_addr_of(at), (size_t)(i - at) << BB_PAGE_SHIFT, MADV_DONTNEED);
+		(void)bb_pages_zap(at, i - at, true);
 		at = i;
 	}
-	g->xp[e] &= (uint8_t)~BB_XP_DIRTY;
 	if (!atomic_load(&g->x[e].used)) {
 		g->cached -= g->cached < BB_EXTENT_PAGES ? g->cached : BB_EXTENT_PAGES;
 		atomic_store(&g->x[e].state, BB_X_NONE);
@@ -107,15 +140,14 @@ int bb_extent_seal(uint32_t e)
 	}
 	/*
 	 * From here on a missing page faults into bbd, which leaves it alone
-	 * while the extent is SEALING. So what mincore sees cannot grow.
+	 * while the extent is SEALING. So what is found now cannot grow.
 	 */
-	if (syscall(SYS_mincore, bb_addr_of(first), BB_EXTENT_SIZE, present) < 0)
-		memset(present, 1, sizeof(present));
+	find_content(first, has);
 	gen = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
 	for (i = 0; i < BB_EXTENT_PAGES; i++) {
 		bb_pw w = atomic_load(&g->pw[first + i]) & BB_PW_WB;
 
-		if (present[i] & 1) {
+		if (has[i]) {
 			w = bb_pw_with_gen(bb_pw_with(w, BB_P_RESIDENT), gen);
 			keep++;
 		}
@@ -149,6 +181,29 @@ static void touch(uint32_t page)
 	atomic_fetch_or((_Atomic unsigned char *)bb_addr_of(page), 0);
 }
 
+/* Empties staging places; mlockall may have filled and locked them. */
+static void staging_clear(unsigned int i, unsigned int n)
+{
+	void *at = (void *)(bb_rg.staging + ((uintptr_t)i << BB_PAGE_SHIFT));
+
+	if (bb_sys_madvise(at, (size_t)n << BB_PAGE_SHIFT, MADV_DONTNEED) < 0)
+		(void)bb_sys_madvise(at, (size_t)n << BB_PAGE_SHIFT, MADV_DONTNEED_LOCKED);
+}
+
+/*
+ * UFFDIO_MOVE has failed: is the page in its staging place all the same? Linux
+ * 6.18 says EEXIST of a page that it has moved, where it had to wait for a
+ * swapped page on the way.
+ */
+static bool has_moved(unsigned int i, int err)
+{
+	int src = bb_page_has_content(bb_addr_of(ev.v[i].page));
+	int dst = bb_page_has_content(bb_rg.staging + ((uintptr_t)i << BB_PAGE_SHIFT));
+
+	/* Without /proc: staging places are empty before a batch. */
+	return src < 0 || dst < 0 ? err == EEXIST : dst && !src;
+}
+
 /* Moves v[i..i+n) (contiguous pages) to the staging range. */
 static void move_run(unsigned int i, unsigned int n)
 {
@@ -179,6 +234,17 @@ static void move_run(unsigned int i, unsigned int n)
 			continue; /* the next round tells what stopped it */
 		if (err == EAGAIN)
 			continue;
+		if (has_moved(i, err)) {
+			ev.v[i++].moved = true;
+			n--;
+			touched = false;
+			continue;
+		}
+		if (err == EEXIST && !touched) {
+			staging_clear(i, now);
+			touched = true;
+			continue;
+		}
 		if (now > 1 && err != EBUSY) {
 			/* A run across two of the program's mappings is refused whole. */
 			whole = 1;
@@ -234,8 +300,9 @@ static bool stage(const struct victim *v, unsigned int i, uint64_t head)
 		atomic_fetch_add_explicit(&g->ctl->n_evict_zero, 1, memory_order_relaxed);
 		return false;
 	}
-	h = XXH3_128bits(from, BB_PAGE_SIZE);
+	/* Hashed is what is kept: after MADV_FREE the kernel may clear the page at any time. */
 	memcpy(g->stage + ((size_t)slot << BB_PAGE_SHIFT), from, BB_PAGE_SIZE);
+	h = XXH3_128bits(g->stage + ((size_t)slot << BB_PAGE_SHIFT), BB_PAGE_SIZE);
 	s->hash.lo = h.low64;
 	s->hash.hi = h.high64;
 	atomic_store_explicit(&s->page, v->page, memory_order_release);
@@ -277,6 +344,7 @@ static unsigned int run_batch(void)
 	unsigned int i, n, gone = 0;
 	uint64_t head = atomic_load(&g->ctl->stage_head);
 
+	staging_clear(0, ev.nv);
 	for (i = 0; i < ev.nv; i += n) {
 		n = 1;
 		while (i + n < ev.nv && ev.v[i + n].page == ev.v[i].page + n)
@@ -291,7 +359,7 @@ static unsigned int run_batch(void)
 		gone++;
 	}
 	if (gone) {
-		(void)bb_sys_madvise((void *)g->staging, (size_t)ev.nv << BB_PAGE_SHIFT, MADV_DONTNEED);
+		staging_clear(0, ev.nv);
 		bb_credit_give(g->ctl, gone);
 		atomic_fetch_add_explicit(&g->ctl->n_evict, gone, memory_order_relaxed);
 		ev.taken_in_round += gone;
@@ -445,6 +513,21 @@ static void *helper(void *arg)
 	return NULL;
 }
 
+/* In a fork child it is the parent's still. Kept open: the program may lose sight of /proc. */
+static void pagemap_open(struct bb_region *g)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), r;
+
+	bb_fd_close(g->pagemap);
+	g->pagemap = -1;
+	if (fd < 0)
+		return;
+	r = bb_fd_hide(fd);
+	if (r < 0)
+		close(fd);
+	g->pagemap = r < 0 ? -1 : r;
+}
+
 int bb_evict_start(void)
 {
 	pthread_attr_t attr;
@@ -454,6 +537,7 @@ int bb_evict_start(void)
 
 	if (bb_rg.helper_runs)
 		return 0;
+	pagemap_open(&bb_rg);
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	pthread_attr_init(&attr);

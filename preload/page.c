@@ -104,50 +104,49 @@ static void page_empty(uint32_t page)
 		bb_pages_wake(page, 1);
 }
 
+bool bb_pages_zap(uint32_t first, uint32_t n, bool freed)
+{
+	void *at = (void *)bb_addr_of(first);
+	size_t len = (size_t)n << BB_PAGE_SHIFT;
+
+	if (bb_sys_madvise(at, len, MADV_DONTNEED) == 0)
+		return true;
+	/* Locked (mlock). The bytes go all the same; the lock goes with its owner. */
+	if (freed && bb_sys_munlock(at, len) == 0 && bb_sys_madvise(at, len, MADV_DONTNEED) == 0)
+		return true;
+	if (bb_sys_madvise(at, len, MADV_DONTNEED_LOCKED) == 0)
+		return true;
+	/* Whoever gets it next has to clear it by hand. */
+	for (uint32_t e = first / BB_EXTENT_PAGES; e <= (first + n - 1) / BB_EXTENT_PAGES; e++)
+		bb_rg.xp[e] |= BB_XP_DIRTY;
+	return false;
+}
+
 /* One extent's worth at most, so that the claimed pages fit a bitmap. */
-static int drop_some(uint32_t first, uint32_t n)
+static int drop_some(uint32_t first, uint32_t n, bool freed)
 {
 	uint64_t claimed[BB_EXTENT_PAGES / 64] = { 0 };
-	uint32_t lo = n, hi = 0, i;
 	int64_t resident = 0;
-	int r = 0, was;
+	int r = 0, was = 0;
+	uint32_t i;
 
 	for (i = 0; i < n; i++) {
 		r = page_claim(first + i, &was);
 		if (r < 0)
 			break;
-		if (!r)
-			continue;
-		claimed[i / 64] |= 1ULL << (i % 64);
-		if (was) {
-			resident++;
-			if (lo > i)
-				lo = i;
-			hi = i + 1;
-		} else if (bb_pw_state(atomic_load(&bb_rg.pw[first + i])) == BB_P_DROPPING) {
-			/* LOST pages hold a poison marker: zap it as well. */
-			if (lo > i)
-				lo = i;
-			hi = i + 1;
-		}
-		r = 0;
+		if (r)
+			claimed[i / 64] |= 1ULL << (i % 64);
+		resident += r && was;
 	}
+	n = i;
 	/*
-	 * From lo to hi no page is EVICTING or FILLING that we claimed; EMPTY
-	 * ones in between may be filled with zeros by bbd meanwhile. Zapping
-	 * such a page is harmless: it faults again and is found missing.
+	 * Whatever the words say: LOST pages hold a poison marker, and no word
+	 * is worth old bytes in the next owner's hands. An EMPTY page may be
+	 * filled with zeros by bbd meanwhile; it faults again, is found missing,
+	 * and gets its zeros then.
 	 */
-	for (i = lo; i < hi;) {
-		uint32_t from;
-
-		while (i < hi && !(claimed[i / 64] >> (i % 64) & 1))
-			i++;
-		for (from = i; i < hi && (claimed[i / 64] >> (i % 64) & 1); i++)
-			;
-		if (i > from)
-			(void)bb_sys_madvise((void *)bb_addr_of(first + from), (size_t)(i - from) << BB_PAGE_SHIFT,
-					     MADV_DONTNEED);
-	}
+	if (n)
+		(void)bb_pages_zap(first, n, freed);
 	for (i = 0; i < n; i++)
 		if (claimed[i / 64] >> (i % 64) & 1)
 			page_empty(first + i);
@@ -159,14 +158,14 @@ static int drop_some(uint32_t first, uint32_t n)
 	return r < 0 ? r : 0;
 }
 
-int bb_pages_drop(uint32_t first, uint32_t n)
+int bb_pages_drop(uint32_t first, uint32_t n, bool freed)
 {
 	int ret = 0;
 
 	while (n) {
 		uint32_t room = BB_EXTENT_PAGES - first % BB_EXTENT_PAGES;
 		uint32_t now = n < room ? n : room;
-		int r = drop_some(first, now);
+		int r = drop_some(first, now, freed);
 
 		if (r < 0) {
 			bb_error("pages of %lx+%lx stayed busy for %llu s: not freed (is bbd alive?)",

@@ -89,6 +89,7 @@ struct bb_region {
 
 	uintptr_t staging;		/* where victims are moved to */
 	int uffd, memfd, sock, kick;
+	int pagemap;			/* /proc/self/pagemap; -1: there is none */
 	int uffd_dev;			/* /dev/userfaultfd, for fork children; -1: not allowed */
 	uint64_t features;		/* of the userfaultfd */
 	bool user_only;			/* it sees no faults of the kernel's */
@@ -157,13 +158,21 @@ void bb_dirty_clear(const struct bb_dirty *d);
  * Waits for pages in a busy state. Return: 0, or -ETIMEDOUT where a page stayed
  * busy (its content stays, and it must not be used again).
  */
-int bb_pages_drop(uint32_t first, uint32_t n);
+int bb_pages_drop(uint32_t first, uint32_t n, bool freed);
+/*
+ * Takes the memory itself away, whatever it holds; locked memory (mlock) too,
+ * and where the range is freed it is unlocked, as munmap does. Lock held.
+ * Return: false where that cannot be: the extents are then marked DIRTY.
+ */
+bool bb_pages_zap(uint32_t first, uint32_t n, bool freed);
 void bb_pages_wake(uint32_t first, uint32_t n);
 int bb_extents_register(uint32_t first, uint32_t n);
 
 /* --- evict.c ------------------------------------------------------------- */
 
 int bb_evict_start(void);
+/* Is anything at this address, swapped out or not? Return: 1, 0, or -1: not to be told. */
+int bb_page_has_content(uintptr_t at);
 /* LOCAL to MANAGED. Lock held. Return: 0 or -errno. */
 int bb_extent_seal(uint32_t e);
 
@@ -243,6 +252,7 @@ void *bb_sys_mmap(void *addr, size_t len, int prot, int flags, int fd, int64_t o
 int bb_sys_munmap(void *addr, size_t len);
 void bb_sys_close(int fd);
 int bb_sys_madvise(void *addr, size_t len, int advice);
+int bb_sys_munlock(void *addr, size_t len);
 int bb_sys_mprotect(void *addr, size_t len, int prot);
 void *bb_sys_mremap(void *old, size_t oldlen, size_t newlen, int flags, void *newaddr);
 

@@ -90,9 +90,13 @@ static int move(uintptr_t to, uintptr_t from)
 static bool has_arrived(uint32_t page)
 {
 	uintptr_t at = bb_addr_of(page);
-	int r = move(bb_rg.staging, at);
+	int r = bb_page_has_content(at);
 
-	if (r == 0) {
+	if (r >= 0)
+		return r;
+	/* Without /proc. EEXIST: it was moved (see evict.c). */
+	r = move(bb_rg.staging, at);
+	if (r == 0 || r == -EEXIST) {
 		r = move(at, bb_rg.staging);
 		if (r < 0) {
 			/* By hand, then: nobody else fills it now. */

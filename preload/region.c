@@ -35,7 +35,7 @@
 
 uintptr_t bb_region_base, bb_region_size;
 size_t bb_region_min = SIZE_MAX;
-struct bb_region bb_rg = { .uffd = -1, .memfd = -1, .sock = -1, .kick = -1, .uffd_dev = -1 };
+struct bb_region bb_rg = { .uffd = -1, .memfd = -1, .sock = -1, .kick = -1, .pagemap = -1, .uffd_dev = -1 };
 struct bb_options bb_opts;
 
 static void *reserve(size_t len, int prot)
@@ -151,8 +151,7 @@ static void uncache(void)
 			bb_credit_give(g->ctl, BB_EXTENT_PAGES);
 		}
 		if (e > from)
-			(void)bb_sys_madvise((void *)bb_addr_of((uint64_t)from * BB_EXTENT_PAGES),
-					     (size_t)(e - from) << BB_EXTENT_SHIFT, MADV_DONTNEED);
+			(void)bb_pages_zap(from * BB_EXTENT_PAGES, (e - from) * BB_EXTENT_PAGES, true);
 	}
 	g->cached = 0;
 }
@@ -186,7 +185,7 @@ static void extent_begin(uint32_t e)
 		if (!(g->xp[e] & BB_XP_REGISTERED) && bb_extents_register(e, 1) == 0)
 			g->xp[e] |= BB_XP_REGISTERED;
 		if (g->xp[e] & BB_XP_REGISTERED) {
-			g->xp[e] &= (uint8_t)~(BB_XP_REGISTERED | BB_XP_DIRTY);
+			g->xp[e] &= (uint8_t)~BB_XP_REGISTERED;
 			atomic_store(&x->flags, 0);
 			atomic_store(&x->state, BB_X_FRESH);
 			return;
@@ -208,16 +207,16 @@ static void extent_end(uint32_t e)
 			/* Keep it as it is; the next allocation finds it warm. */
 			return;
 		}
-		if (g->xp[e] & BB_XP_DIRTY)
-			(void)bb_sys_madvise((void *)bb_addr_of((uint64_t)e * BB_EXTENT_PAGES), BB_EXTENT_SIZE,
-					     MADV_DONTNEED);
-		g->xp[e] &= (uint8_t)~BB_XP_DIRTY;
+		if (g->xp[e] & BB_XP_DIRTY) {
+			g->xp[e] &= (uint8_t)~BB_XP_DIRTY;
+			(void)bb_pages_zap(e * BB_EXTENT_PAGES, BB_EXTENT_PAGES, true);
+		}
 		atomic_store(&x->state, BB_X_NONE);
 		bb_credit_give(g->ctl, BB_EXTENT_PAGES);
 		break;
 	case BB_X_MANAGED:
 		/* bbd fills in clusters: pages that nobody owned may be resident. */
-		if (atomic_load(&x->resident) && bb_pages_drop(e * BB_EXTENT_PAGES, BB_EXTENT_PAGES) < 0)
+		if (atomic_load(&x->resident) && bb_pages_drop(e * BB_EXTENT_PAGES, BB_EXTENT_PAGES, true) < 0)
 			break;
 		/* Its pages are all EMPTY now; it can be FRESH the next time. */
 		g->xp[e] |= BB_XP_REGISTERED;
@@ -365,7 +364,7 @@ void bb_region_release(uint32_t first, uint32_t n)
 		for (uint32_t p = at; p < stop;) {
 			uint32_t e = p / BB_EXTENT_PAGES;
 			uint32_t hi = (e + 1) * BB_EXTENT_PAGES < stop ? (e + 1) * BB_EXTENT_PAGES : stop;
-			bool stuck = bb_xsettled(e) == BB_X_MANAGED && bb_pages_drop(p, hi - p) < 0;
+			bool stuck = bb_xsettled(e) == BB_X_MANAGED && bb_pages_drop(p, hi - p, true) < 0;
 
 			if (g->xp[e] & BB_XP_FOREIGN) {
 				void *a = (void *)bb_addr_of(p);

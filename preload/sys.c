@@ -46,6 +46,13 @@ int bb_sys_madvise(void *addr, size_t len, int advice)
 	return neg_errno(syscall(SYS_madvise, addr, len, advice), keep);
 }
 
+int bb_sys_munlock(void *addr, size_t len)
+{
+	int keep = errno;
+
+	return neg_errno(syscall(SYS_munlock, addr, len), keep);
+}
+
 int bb_sys_mprotect(void *addr, size_t len, int prot)
 {
 	int keep = errno;

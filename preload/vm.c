@@ -76,7 +76,7 @@ static int discard(uint32_t first, uint32_t n, int advice)
 		return -EINVAL;
 	switch (bb_xsettled(first / BB_EXTENT_PAGES)) {
 	case BB_X_MANAGED:
-		return bb_pages_drop(first, n);
+		return bb_pages_drop(first, n, false);
 	default:
 		return bb_sys_madvise((void *)bb_addr_of(first), (size_t)n << BB_PAGE_SHIFT, advice);
 	}
