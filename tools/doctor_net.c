@@ -185,7 +185,7 @@ static void routes(struct doctor *d)
 	} else {
 		check(d, CHECK_FAIL, "own prefix", "fdbb:%x:%x::/48 is not local: pages of this host reach nobody", tenant,
 		      self);
-		mend(d, "ip -6 route add local fdbb:%x:%x::/48 dev lo", tenant, self);
+		mend(d, "ip -6 route replace local fdbb:%x:%x::/48 dev lo", tenant, self);
 	}
 	each_item(json_object_get(d->facts, "nodes"), i, n) {
 		if (flag(n, "self") || !flag(n, "alive") || flag(n, "key_differs"))
