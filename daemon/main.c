@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -21,7 +22,7 @@
 #include "log.h"
 #include "rights.h"
 
-static volatile int stop;
+static atomic_int stop;
 
 static void on_stop(int sig)
 {
@@ -237,6 +238,12 @@ int main(int argc, char **argv)
 		bb_error("cannot keep a list of hosts (%s)", strerrordesc_np(-r));
 		goto out;
 	}
+	/* Signals are for the control thread, which waits in epoll: every other is made without. */
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGTERM);
+	sigaddset(&blocked, SIGINT);
+	sigaddset(&blocked, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (cfg.lend) {
 		struct bb_home_config hc = { .lend = cfg.lend, .store = cfg.store, .quota = cfg.quota };
 
@@ -247,12 +254,6 @@ int main(int argc, char **argv)
 		}
 		bb_peers_own(c.peers, cfg.lend, cfg.lend);
 	}
-	/* Signals are for the control thread, which waits in epoll. */
-	sigemptyset(&blocked);
-	sigaddset(&blocked, SIGTERM);
-	sigaddset(&blocked, SIGINT);
-	sigaddset(&blocked, SIGHUP);
-	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (!cfg.embedded) {
 		struct bb_server_config sc = {
 			.cpu = cfg.ncpus ? cfg.cpus[cfg.ncpus - 1] : -1,

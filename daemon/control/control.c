@@ -318,7 +318,7 @@ static void own_home(struct bb_control *c)
 	bb_peers_own(c->peers, s.lent, s.lent - s.used);
 }
 
-void bb_control_run(struct bb_control *c, int listener, const volatile int *stop)
+void bb_control_run(struct bb_control *c, int listener, const atomic_int *stop)
 {
 	struct epoll_event ev = { .events = EPOLLIN }, got[32];
 	struct session *sessions = calloc(SESSIONS, sizeof(*sessions));

@@ -14,6 +14,7 @@
 #define BB_DAEMON_CONTROL_H
 
 #include <jansson.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "budget.h"
@@ -49,7 +50,7 @@ struct bb_control {
 /* Takes the socket. Return: its descriptor, or -errno with a message given. */
 int bb_control_listen(const char *path);
 /* Serves until *stop. */
-void bb_control_run(struct bb_control *c, int listener, const volatile int *stop);
+void bb_control_run(struct bb_control *c, int listener, const atomic_int *stop);
 
 /* --- attach.c --- */
 

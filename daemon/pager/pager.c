@@ -198,6 +198,18 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 	}
 }
 
+/* For other threads, a word at a time. */
+static void publish_stats(struct bb_pager *pg)
+{
+	uint64_t *to = (uint64_t *)&pg->net_stats;
+	struct bb_net_stats now;
+	const uint64_t *from = (const uint64_t *)&now;
+
+	bb_net_stats(pg->net, &now);
+	for (size_t i = 0; i < sizeof(now) / sizeof(*to); i++)
+		__atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+}
+
 static void sleep_until_work(struct bb_pager *pg)
 {
 	struct epoll_event ev[EVENTS];
@@ -216,7 +228,7 @@ static void sleep_until_work(struct bb_pager *pg)
 	}
 	if (poll_all(pg))
 		return;
-	bb_net_stats(pg->net, &pg->net_stats);
+	publish_stats(pg);
 	next = bb_net_next(pg->net);
 	wait = next <= pg->now ? 0 : next - pg->now;
 	if (wait > TICK_NS)
@@ -450,7 +462,8 @@ uint32_t bb_pager_attach(struct bb_pager *pg, const struct bb_attach_req *req, u
 static void count_pages(const struct bb_program *p, struct bb_program_info *o)
 {
 	for (uint32_t e = 0; e < p->nextents; e++) {
-		uint32_t r = e < p->xtop ? p->xrx[e] : 0, i;
+		uint32_t r = e < __atomic_load_n(&p->xtop, __ATOMIC_RELAXED) ?
+				     __atomic_load_n(&p->xrx[e], __ATOMIC_RELAXED) : 0, i;
 		uint64_t pages = 0;
 
 		switch (atomic_load_explicit(&p->x[e].state, memory_order_relaxed)) {
@@ -571,5 +584,9 @@ void bb_pager_hist_reset(struct bb_pager *pg)
 
 void bb_pager_net_stats(struct bb_pager *pg, struct bb_net_stats *out)
 {
-	*out = pg->net_stats;
+	const uint64_t *from = (const uint64_t *)&pg->net_stats;
+	uint64_t *to = (uint64_t *)out;
+
+	for (size_t i = 0; i < sizeof(*out) / sizeof(*to); i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
 }

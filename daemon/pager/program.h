@@ -216,7 +216,7 @@ struct bb_pager {
 	struct bb_program *_Atomic inbox; /* attached, not yet seen by the thread */
 	int epoll, wake;
 	_Atomic bool stop;
-	bool leave;		/* set before stop */
+	_Atomic bool leave;	/* set before stop */
 	uint32_t next_id;
 	struct bb_net *net;
 	struct bb_fill fills[BB_FILLS], *free_fills;

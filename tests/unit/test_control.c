@@ -35,7 +35,7 @@ struct world {
 	struct bb_config cfg;
 	struct bb_control c;
 	pthread_t thread;
-	volatile int stop;
+	atomic_int stop;
 	int listener;
 };
 
