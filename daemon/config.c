@@ -22,7 +22,8 @@
 #define CONFIG_FILE "/etc/bluebridge/bbd.conf"
 
 enum { O_NODE, O_TENANT, O_DEV, O_PEER, O_NO_DISCOVER, O_NO_ROUTES, O_PORT, O_LEND, O_STORE, O_QUOTA, O_LOCAL, O_SOCKET,
-       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED, O_LOG, O_VERSION, O_HELP, O_MAX };
+       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_KEEP, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
+       O_LOG, O_VERSION, O_HELP, O_MAX };
 
 const struct bb_option_desc bb_config_table[] = {
 	[O_NODE] = { "node", "N", "from /etc/machine-id", "number of this host, 1 to 65534, unlike any other's" },
@@ -43,6 +44,7 @@ const struct bb_option_desc bb_config_table[] = {
 	[O_CPU] = { "cpu", "LIST", NULL, "CPUs of the pagers, in turn; the server takes the last" },
 	[O_SPIN] = { "spin", "USEC", "50", "poll that long after work before sleeping" },
 	[O_DEADLINE] = { "deadline", "MSEC", "5000", "after that a page that cannot be had raises SIGBUS" },
+	[O_KEEP] = { "keep", "SECONDS", "60", "for so long memory outlives a bbd that is killed; 0: not (embedded: 0)" },
 	[O_NO_PREFETCH] = { "no-prefetch", NULL, NULL, "fetch no page ahead" },
 	[O_NO_FILTER] = { "no-filter", NULL, NULL, "do not filter the system calls of bbd's own threads" },
 	[O_EMBEDDED] = { "embedded", NULL, NULL, "no network: only this host's own memory or --store" },
@@ -199,6 +201,12 @@ static int set(struct bb_config *c, int o, const char *v, const char *where)
 			return bad(where, name, v, "milliseconds from 10 to 600000");
 		c->deadline_ms = (uint32_t)n;
 		return 0;
+	case O_KEEP:
+		if (number(v, 0, 86400, &n) < 0)
+			return bad(where, name, v, "seconds, at most 86400");
+		c->keep_ms = (uint32_t)n * 1000;
+		c->keep_set = true;
+		return 0;
 	case O_NO_PREFETCH:
 		c->prefetch = false;
 		return 0;
@@ -313,6 +321,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 	c->pagers = 1;
 	c->spin_us = 50;
 	c->deadline_ms = 5000;
+	c->keep_ms = 60000;
 	c->log = BB_LOG_INFO;
 	c->local = bb_memory_total("") / 100 * 80;
 	for (i = 0; i < O_MAX; i++)
@@ -352,6 +361,8 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 			return -EINVAL;
 	if (!c->node)
 		c->node = node_of_machine();
+	if (c->embedded && !c->keep_set)
+		c->keep_ms = 0;
 	if (c->embedded && !c->lend_set)
 		c->lend = c->store ? 1ULL << 40 : bb_memory_available("") / 100 * 80;
 	if (c->store && !c->lend) {

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -19,6 +20,7 @@
 
 #include "control/control.h"
 #include "control/notify.h"
+#include "keep/keep.h"
 #include "log.h"
 #include "rights.h"
 
@@ -104,7 +106,9 @@ static bool is_same(const char *path, const struct stat *was)
 
 static int start_pagers(struct bb_control *c, const struct bb_config *cfg)
 {
-	for (unsigned int i = 0; i < cfg->pagers; i++) {
+	const unsigned int kept = bb_pagers_kept(c->keep), n = kept > cfg->pagers ? kept : cfg->pagers;
+
+	for (unsigned int i = 0; i < n; i++) {
 		struct bb_pager_config pc = {
 			.index = i,
 			.cpu = cfg->ncpus ? cfg->cpus[i % cfg->ncpus] : -1,
@@ -113,6 +117,7 @@ static int start_pagers(struct bb_control *c, const struct bb_config *cfg)
 			.deadline_ns = cfg->deadline_ms * 1000000ULL,
 			.peers = c->peers,
 			.home = c->home,
+			.keep = c->keep,
 		};
 		int r = bb_pager_start(&c->pagers[i], &pc);
 
@@ -173,6 +178,52 @@ static bool is_address(const char *peer)
 	return inet_pton(AF_INET6, text, &a) == 1;
 }
 
+/* What bbd has to be for the memory of the one before it to be its own. */
+struct kept_node {
+	uint32_t magic, layout;
+	uint32_t boot;
+	uint16_t node, tenant;
+};
+
+#define KEPT_MAGIC 0x62626e64u /* "bbnd" */
+#define KEPT_LAYOUT 1 /* of all that is kept */
+
+/* The predecessor's number, if its memory is there; else a new one. */
+static int incarnation(struct bb_keep *keep, const struct bb_config *cfg, uint32_t *boot)
+{
+	bool found;
+	int fd = bb_keep_memory(keep, "node", 4096, &found), r = 0;
+	struct kept_node *k;
+
+	if (fd < 0) {
+		bb_error("cannot keep memory (%s)", strerrordesc_np(-fd));
+		return fd;
+	}
+	k = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (k == MAP_FAILED)
+		return -errno;
+	if (found && k->magic == KEPT_MAGIC && (k->layout != KEPT_LAYOUT || k->node != cfg->node ||
+						 k->tenant != cfg->tenant)) {
+		bb_error("the memory of node %u, tenant %u is kept at this socket, by a bbd with layout %u: start that one, or "
+			 "wait until its keeper ends",
+			 k->node, k->tenant, k->layout);
+		r = -EBUSY;
+		goto out;
+	}
+	if (found && k->magic == KEPT_MAGIC) {
+		*boot = k->boot;
+		goto out;
+	}
+	if (getrandom(boot, sizeof(*boot), 0) != sizeof(*boot) || !*boot)
+		*boot = (uint32_t)getpid();
+	*k = (struct kept_node){ .layout = KEPT_LAYOUT, .boot = *boot, .node = cfg->node, .tenant = cfg->tenant };
+	__atomic_store_n(&k->magic, KEPT_MAGIC, __ATOMIC_RELEASE);
+out:
+	munmap(k, 4096);
+	return r;
+}
+
 static void limit_rights(const struct bb_config *cfg)
 {
 	struct bb_rights_config rc = {
@@ -222,6 +273,10 @@ int main(int argc, char **argv)
 	if (load_key(&cfg, &pc.key, &c.key_file) < 0)
 		goto out;
 	bb_key_id(&pc.key, c.key_id);
+	/* It forks: before any thread, and before we lose our rights. */
+	r = bb_keep_open(&c.keep, cfg.socket, cfg.keep_ms);
+	if (r < 0)
+		goto out;
 	limit_rights(&cfg);
 
 	pc.node = cfg.node;
@@ -231,8 +286,9 @@ int main(int argc, char **argv)
 	pc.discover = !cfg.embedded && cfg.discover && cfg.dev;
 	pc.routes = !cfg.embedded && cfg.routes;
 	pc.peers = cfg.peers;
-	if (getrandom(&pc.boot, sizeof(pc.boot), 0) != sizeof(pc.boot) || !pc.boot)
-		pc.boot = (uint32_t)getpid();
+	r = incarnation(c.keep, &cfg, &pc.boot);
+	if (r < 0)
+		goto out;
 	r = bb_peers_new(&c.peers, &pc);
 	if (r < 0) {
 		bb_error("cannot keep a list of hosts (%s)", strerrordesc_np(-r));
@@ -245,7 +301,7 @@ int main(int argc, char **argv)
 	sigaddset(&blocked, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (cfg.lend) {
-		struct bb_home_config hc = { .lend = cfg.lend, .store = cfg.store, .quota = cfg.quota };
+		struct bb_home_config hc = { .lend = cfg.lend, .store = cfg.store, .quota = cfg.quota, .keep = c.keep };
 
 		r = bb_home_new(&c.home, &hc);
 		if (r < 0) {
@@ -258,6 +314,7 @@ int main(int argc, char **argv)
 		struct bb_server_config sc = {
 			.cpu = cfg.ncpus ? cfg.cpus[cfg.ncpus - 1] : -1,
 			.spin_us = cfg.spin_us,
+			.keep = c.keep,
 		};
 
 		if (!cfg.dev && !cfg.npeers)
@@ -288,5 +345,7 @@ out:
 		bb_peers_free(c.peers);
 	if (c.home)
 		bb_home_free(c.home);
+	if (c.keep)
+		bb_keep_close(c.keep, false);
 	return status;
 }

@@ -29,6 +29,7 @@
 struct bb_control {
 	const struct bb_config *cfg;
 	struct bb_peers *peers;
+	struct bb_keep *keep;
 	struct bb_home *home;	  /* NULL: nothing lent */
 	struct bb_server *server; /* NULL: embedded */
 	struct bb_pager *pagers[BB_PAGERS_MAX];

@@ -20,6 +20,11 @@
  * finds nothing else scrubs an extent itself. Only then is it free for another
  * owner, who reads zeros.
  *
+ * Extents and slabs lie in kept memory. Every word there makes sense at every
+ * instruction: owner and tenant are written before LIVE, DIRTY stays until the
+ * memory has been given back. So after a SIGKILL it is enough to forget the
+ * readers, to let what was dying be scrubbed, and to count again (restore()).
+ *
  * Lock order: one mutex (create, delete's books, the lists), nothing else. It
  * is not held while memory is given back.
  */
@@ -29,13 +34,14 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "clock.h"
+#include "keep/keep.h"
 #include "log.h"
-#include "rights.h"
 #include "slab.h"
 
 enum { X_FREE, X_LIVE, X_DYING, X_DIRTY };
@@ -46,10 +52,18 @@ enum { X_FREE, X_LIVE, X_DYING, X_DIRTY };
 #define FULL_NS 5000000000ULL
 /* A create waits at most so long for the extents that are being scrubbed. */
 #define SCRUB_WAIT_NS 1000000000L
+/*
+ * The table has room for that many, 64 TiB, whatever is lent: a bbd that lends
+ * more or less than its predecessor finds the same one. It takes memory for
+ * extents that were given out only.
+ */
+#define TABLE_EXTENTS (1u << 25)
 
+/* Kept: see BB_KEEP_LAYOUT (main.c). 0: never given out. */
 struct extent {
 	_Atomic uint64_t word;
-	uint32_t next;	/* free or dirty list */
+	uint32_t boot;	/* incarnation of the node that created it; 0: not known */
+	uint32_t next;	/* free or dirty list; made again after a restart */
 	uint16_t tenant;
 	uint16_t node;
 	uint8_t shared;
@@ -58,7 +72,8 @@ struct extent {
 struct bb_home {
 	struct bb_slabs slabs;
 	struct extent *extents;
-	uint32_t nextents; /* that may exist */
+	uint32_t nextents; /* that may be created */
+	uint32_t bound;	   /* that may exist: a predecessor may have lent more */
 	uint64_t quota;	   /* extents a node; 0: none */
 
 	pthread_mutex_t lock;
@@ -137,8 +152,6 @@ static void *scrubber(void *arg)
 {
 	struct bb_home *h = arg;
 
-	prctl(PR_SET_NAME, "bbd-scrubber");
-	bb_rights_thread(BB_ROLE_SCRUBBER);
 	pthread_mutex_lock(&h->lock);
 	while (!h->stop)
 		if (!scrub_one(h))
@@ -161,25 +174,86 @@ static bool wait_for_scrub(struct bb_home *h)
 	return !pthread_cond_timedwait(&h->clean, &h->lock, &t);
 }
 
+/* Return: 0 or -errno. */
+static int map_table(struct bb_home *h, struct bb_keep *keep)
+{
+	const size_t bytes = TABLE_EXTENTS * sizeof(*h->extents);
+	bool found;
+	int fd = bb_keep_memory(keep, "home.table", bytes, &found);
+	void *at;
+
+	if (fd < 0)
+		return fd;
+	at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	close(fd);
+	if (at == MAP_FAILED)
+		return -errno;
+	madvise(at, bytes, MADV_DONTFORK);
+	h->extents = at;
+	return 0;
+}
+
+static uint16_t random_gen(void)
+{
+	uint16_t gen;
+
+	/* Random, so that a pointer that outlived a restart is hardly ever good. */
+	if (getrandom(&gen, sizeof(gen), GRND_NONBLOCK) != sizeof(gen))
+		gen = (uint16_t)(bb_now_ns() >> 4);
+	return gen ? gen : 1;
+}
+
+/* Makes lists and counts from what a predecessor left. */
+static void restore(struct bb_home *h)
+{
+	const uint64_t grown = h->slabs.grown >> BB_EXTENT_SHIFT;
+
+	for (h->next_new = (uint32_t)grown; h->next_new; h->next_new--)
+		if (atomic_load(&h->extents[h->next_new - 1].word))
+			break;
+	for (uint32_t i = h->next_new; i--;) {
+		struct extent *x = &h->extents[i];
+		uint64_t w = atomic_load(&x->word);
+
+		switch (word_state(w)) {
+		case X_LIVE:
+			atomic_store(&x->word, word_make(word_gen(w), X_LIVE, 0));
+			h->owned[x->node]++;
+			h->live++;
+			h->taken++;
+			break;
+		case X_FREE:
+			if (!w)
+				atomic_store(&x->word, word_make(random_gen(), X_FREE, 0));
+			x->next = h->free_head;
+			h->free_head = i;
+			break;
+		default: /* the readers have gone with their process */
+			atomic_store(&x->word, word_make(word_gen(w), X_DIRTY, 0));
+			x->next = h->dirty_head;
+			h->dirty_head = i;
+		}
+	}
+	h->bound = h->nextents > h->next_new ? h->nextents : h->next_new;
+}
+
 int bb_home_new(struct bb_home **out, const struct bb_home_config *cfg)
 {
 	const uint64_t n = cfg->lend >> BB_EXTENT_SHIFT;
 	struct bb_home *h;
 	int ret;
 
-	if (n >= NONE)
+	if (n > TABLE_EXTENTS)
 		return -EINVAL;
 	h = calloc(1, sizeof(*h));
 	if (!h)
 		return -ENOMEM;
-	h->extents = calloc(n ? n : 1, sizeof(*h->extents));
-	if (!h->extents) {
-		ret = -ENOMEM;
-		goto err_home;
-	}
-	ret = bb_slabs_init(&h->slabs, n << BB_EXTENT_SHIFT, cfg->store);
+	ret = bb_slabs_init(&h->slabs, n << BB_EXTENT_SHIFT, cfg->store, cfg->keep);
 	if (ret)
-		goto err_extents;
+		goto err_home;
+	ret = map_table(h, cfg->keep);
+	if (ret)
+		goto err_slabs;
 	pthread_mutex_init(&h->lock, NULL);
 	pthread_cond_init(&h->dirt, NULL);
 	pthread_cond_init(&h->clean, NULL);
@@ -188,16 +262,17 @@ int bb_home_new(struct bb_home **out, const struct bb_home_config *cfg)
 	if (cfg->quota && !h->quota)
 		h->quota = 1; /* a quota below an extent: the least that can be had */
 	h->free_head = h->dirty_head = NONE;
+	restore(h);
 	ret = -pthread_create(&h->scrubber, NULL, scrubber, h);
 	if (ret)
-		goto err_slabs;
+		goto err_table;
 	*out = h;
 	return 0;
 
+err_table:
+	munmap(h->extents, TABLE_EXTENTS * sizeof(*h->extents));
 err_slabs:
 	bb_slabs_fini(&h->slabs);
-err_extents:
-	free(h->extents);
 err_home:
 	free(h);
 	return ret;
@@ -216,7 +291,7 @@ void bb_home_free(struct bb_home *h)
 	pthread_cond_destroy(&h->dirt);
 	pthread_cond_destroy(&h->clean);
 	pthread_mutex_destroy(&h->lock);
-	free(h->extents);
+	munmap(h->extents, TABLE_EXTENTS * sizeof(*h->extents));
 	free(h);
 }
 
@@ -224,9 +299,11 @@ void bb_home_free(struct bb_home *h)
 static uint32_t take(struct bb_home *h)
 {
 	uint32_t i = h->free_head;
-	uint16_t gen;
 	int ret;
 
+	/* Those beyond what is lent now are not given out again. */
+	while (i != NONE && i >= h->nextents)
+		i = h->free_head = h->extents[i].next;
 	if (i != NONE) {
 		h->free_head = h->extents[i].next;
 		return i;
@@ -243,10 +320,7 @@ static uint32_t take(struct bb_home *h)
 		}
 	}
 	i = h->next_new++;
-	/* Random, so that a pointer that outlived a restart is hardly ever good. */
-	if (getrandom(&gen, sizeof(gen), GRND_NONBLOCK) != sizeof(gen))
-		gen = (uint16_t)(bb_now_ns() >> 4);
-	atomic_store(&h->extents[i].word, word_make(gen ? gen : 1, X_FREE, 0));
+	atomic_store(&h->extents[i].word, word_make(random_gen(), X_FREE, 0));
 	return i;
 }
 
@@ -284,16 +358,17 @@ again:
 	}
 	x->tenant = who.tenant;
 	x->node = who.node;
+	x->boot = who.boot;
 	x->shared = !!(flags & BB_F_SHARED);
 	h->owned[who.node]++;
 	h->live++;
 	h->taken++;
 	h->full_until = 0;
 	gen = word_gen(atomic_load_explicit(&x->word, memory_order_relaxed));
+	*ptr = bb_ptr(gen, (uint64_t)i << BB_EXTENT_SHIFT);
 	atomic_store_explicit(&x->word, word_make(gen, X_LIVE, 0), memory_order_release);
 	pthread_mutex_unlock(&h->lock);
 	atomic_fetch_add_explicit(&h->creates, 1, memory_order_relaxed);
-	*ptr = bb_ptr(gen, (uint64_t)i << BB_EXTENT_SHIFT);
 	return BB_ST_OK;
 
 nospace:
@@ -349,6 +424,12 @@ static uint8_t rights(const struct extent *x, struct bb_home_who who, bool chang
 	return BB_ST_OK;
 }
 
+static bool exists(const struct bb_home *h, uint64_t offset)
+{
+	return offset < atomic_load_explicit(&h->slabs.grown, memory_order_acquire) &&
+	       offset >> BB_EXTENT_SHIFT < h->bound;
+}
+
 uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr)
 {
 	const uint64_t offset = bb_ptr_offset(ptr);
@@ -357,7 +438,7 @@ uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr)
 	struct extent *x;
 	uint64_t w;
 
-	if (offset >= atomic_load_explicit(&h->slabs.grown, memory_order_acquire))
+	if (!exists(h, offset))
 		return refuse(h, BB_ST_BOUNDS);
 	if (offset & (BB_EXTENT_SIZE - 1))
 		return refuse(h, BB_ST_MALFORMED);
@@ -388,8 +469,7 @@ uint8_t bb_home_get(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uin
 
 	if (!len)
 		return refuse(h, BB_ST_MALFORMED);
-	if (offset >= atomic_load_explicit(&h->slabs.grown, memory_order_acquire) ||
-	    (offset & (BB_EXTENT_SIZE - 1)) + len > BB_EXTENT_SIZE)
+	if (!exists(h, offset) || (offset & (BB_EXTENT_SIZE - 1)) + len > BB_EXTENT_SIZE)
 		return refuse(h, BB_ST_BOUNDS);
 	x = &h->extents[offset >> BB_EXTENT_SHIFT];
 	w = atomic_load_explicit(&x->word, memory_order_acquire);
@@ -431,7 +511,7 @@ uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who)
 			break;
 		}
 		dead = x->node == who.node && x->tenant == who.tenant &&
-		       kill_extent(h, x, word_gen(atomic_load(&x->word)));
+		       (!who.boot || x->boot == who.boot) && kill_extent(h, x, word_gen(atomic_load(&x->word)));
 		pthread_mutex_unlock(&h->lock);
 		if (!dead)
 			continue;
@@ -441,6 +521,26 @@ uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who)
 	return bytes;
 }
 
+uint64_t bb_home_owned(struct bb_home *h, uint16_t node)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&h->lock);
+	n = h->owned[node];
+	pthread_mutex_unlock(&h->lock);
+	return n << BB_EXTENT_SHIFT;
+}
+
+uint64_t bb_home_lent_out(struct bb_home *h, uint16_t own)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&h->lock);
+	n = h->live - h->owned[own];
+	pthread_mutex_unlock(&h->lock);
+	return n << BB_EXTENT_SHIFT;
+}
+
 void bb_home_stats(struct bb_home *h, struct bb_home_stats *out)
 {
 	pthread_mutex_lock(&h->lock);
@@ -448,7 +548,7 @@ void bb_home_stats(struct bb_home *h, struct bb_home_stats *out)
 	out->used = h->taken << BB_EXTENT_SHIFT;
 	out->extents = h->live;
 	/* A full disk: do not announce what cannot be had. */
-	if (h->full_until && bb_now_ns() < h->full_until)
+	if ((h->full_until && bb_now_ns() < h->full_until) || out->lent < out->used)
 		out->lent = out->used;
 	pthread_mutex_unlock(&h->lock);
 	out->reads = atomic_load_explicit(&h->reads, memory_order_relaxed);

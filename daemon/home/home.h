@@ -20,15 +20,17 @@
 #include <stdint.h>
 
 struct bb_home;
+struct bb_keep;
 
 struct bb_home_config {
 	uint64_t lend;		/* bytes lent at most; slabs grow towards it */
 	const char *store;	/* directory to spill to; NULL: memory */
 	uint64_t quota;		/* bytes an asking node may own; 0: no quota */
+	struct bb_keep *keep;	/* what is lent outlives us there; may be NULL */
 };
 
 struct bb_home_stats {
-	uint64_t lent, used;	/* bytes; lent is what can be had: less while the store is full */
+	uint64_t lent, used;	/* bytes; lent is what can be had: less while the store is full, never less than used */
 	uint64_t extents;
 	uint64_t reads, writes, creates, deletes;
 	uint64_t refused[BB_ST_MAX];
@@ -38,13 +40,21 @@ struct bb_home_stats {
 struct bb_home_who {
 	uint16_t tenant;
 	uint16_t node;
+	uint32_t boot;	/* its incarnation: CREATE notes it (0: not known), nothing else looks at it */
 };
 
-/* Starts a thread (it gives freed memory back): call it after any fork. */
+/*
+ * Starts a thread (it gives freed memory back): call it after any fork. Finds
+ * what a predecessor has lent, if that was kept: every byte, generation and
+ * owner. Return: 0 or -errno; -EUCLEAN where a part of it is missing.
+ */
 int bb_home_new(struct bb_home **out, const struct bb_home_config *cfg);
 void bb_home_free(struct bb_home *h);
 
-/* Each returns an enum bb_status. */
+/*
+ * Each returns an enum bb_status. *ptr is written before the extent can be
+ * seen: if it lies in kept memory, no extent is without a name after a crash.
+ */
 uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags, uint64_t *ptr);
 /* ptr: the start of the extent. */
 uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr);
@@ -56,8 +66,15 @@ uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr);
 uint8_t bb_home_get(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uint32_t len, bool write, void **data);
 void bb_home_put(struct bb_home *h, uint64_t ptr);
 
-/* Frees all that a node owns (it left, or came back with a new session). Return: bytes freed. */
+/*
+ * Frees what a node owns: what it created as who.boot, or all of it where that
+ * is 0. Return: bytes freed.
+ */
 uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who);
+/* Bytes that nodes other than this one own. */
+uint64_t bb_home_lent_out(struct bb_home *h, uint16_t own);
+/* Bytes that it owns. */
+uint64_t bb_home_owned(struct bb_home *h, uint16_t node);
 
 void bb_home_stats(struct bb_home *h, struct bb_home_stats *out);
 

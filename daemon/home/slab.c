@@ -19,15 +19,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "keep/keep.h"
 #include "log.h"
 #include "options.h"
-
-static uint64_t slab_len(const struct bb_slabs *s, uint64_t index)
-{
-	const uint64_t rest = s->size - (index << BB_SLAB_SHIFT);
-
-	return rest < BB_SLAB_SIZE ? rest : BB_SLAB_SIZE;
-}
 
 /* An unnamed file in the store. Return: fd or -errno. */
 static int store_file(int dir)
@@ -52,59 +46,98 @@ static int store_file(int dir)
 	return -errno;
 }
 
-/* Return: fd of a new slab of len bytes, all zeros; or -errno. */
-static int slab_open(const struct bb_slabs *s, uint64_t len)
+static void slab_name(char name[BB_KEEP_NAME], bool file, uint64_t index)
 {
+	snprintf(name, BB_KEEP_NAME, "home.%s.%llu", file ? "file" : "slab", (unsigned long long)index);
+}
+
+/* Return: fd of a new slab, all zeros, that is kept; or -errno. */
+static int slab_open(const struct bb_slabs *s, uint64_t index)
+{
+	char name[BB_KEEP_NAME];
+	bool found;
 	int fd, ret;
 
-	if (s->dir >= 0) {
-		fd = store_file(s->dir);
-		if (fd < 0)
-			return fd;
-		/* Where each write takes new room (btrfs), reserving would be in vain. */
-		ioctl(fd, FS_IOC_SETFLAGS, &(int){ FS_NOCOW_FL });
-	} else {
-		fd = memfd_create("bbd-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-		if (fd < 0)
-			return -errno;
-	}
-	if (ftruncate(fd, (off_t)len)) {
-		ret = -errno;
+	slab_name(name, s->dir >= 0, index);
+	if (s->dir < 0)
+		return bb_keep_memory(s->keep, name, BB_SLAB_SIZE, &found);
+	fd = store_file(s->dir);
+	if (fd < 0)
+		return fd;
+	/* Where each write takes new room (btrfs), reserving would be in vain. */
+	ioctl(fd, FS_IOC_SETFLAGS, &(int){ FS_NOCOW_FL });
+	ret = ftruncate(fd, (off_t)BB_SLAB_SIZE) ? -errno : bb_keep_put(s->keep, name, fd);
+	if (ret) {
 		close(fd);
 		return ret;
 	}
-	/* Nobody, not even by mistake, may make our mapping reach beyond its end. */
-	if (s->dir < 0)
-		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
 	return fd;
+}
+
+/* The next slab is this one. Return: 0 or -errno; the descriptor is ours only then. */
+static int slab_map(struct bb_slabs *s, int fd, bool file)
+{
+	const uint64_t grown = atomic_load_explicit(&s->grown, memory_order_relaxed);
+	void *at;
+
+	at = mmap(s->base + grown, BB_SLAB_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0);
+	if (at == MAP_FAILED)
+		return -errno;
+	/* Other programs' data has no place in a core file or in a child. */
+	madvise(at, BB_SLAB_SIZE, MADV_DONTDUMP);
+	madvise(at, BB_SLAB_SIZE, MADV_DONTFORK);
+	s->slab[grown >> BB_SLAB_SHIFT] = (struct bb_slab){ .fd = fd, .file = file };
+	atomic_store_explicit(&s->grown, grown + BB_SLAB_SIZE, memory_order_release);
+	return 0;
 }
 
 int bb_slabs_grow(struct bb_slabs *s)
 {
 	const uint64_t grown = atomic_load_explicit(&s->grown, memory_order_relaxed);
-	const uint64_t index = grown >> BB_SLAB_SHIFT;
-	uint64_t len;
-	void *at;
-	int fd;
+	int fd, ret;
 
 	if (grown >= s->size)
 		return -ENOSPC;
-	len = slab_len(s, index);
-	fd = slab_open(s, len);
+	fd = slab_open(s, grown >> BB_SLAB_SHIFT);
 	if (fd < 0)
 		return fd;
-	at = mmap(s->base + grown, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0);
-	if (at == MAP_FAILED) {
-		int ret = -errno;
-
+	ret = slab_map(s, fd, s->dir >= 0);
+	if (ret)
 		close(fd);
-		return ret;
+	return ret;
+}
+
+/* The predecessor's slab of that number. Return: fd or -ENOENT. */
+static int slab_kept(const struct bb_slabs *s, uint64_t index, bool *file)
+{
+	char name[BB_KEEP_NAME];
+	int fd;
+
+	for (int i = 0; i < 2; i++) {
+		*file = i;
+		slab_name(name, *file, index);
+		fd = bb_keep_get(s->keep, name);
+		if (fd >= 0)
+			return fd;
 	}
-	/* Other programs' data has no place in a core file or in a child. */
-	madvise(at, len, MADV_DONTDUMP);
-	madvise(at, len, MADV_DONTFORK);
-	s->fd[index] = fd;
-	atomic_store_explicit(&s->grown, grown + len, memory_order_release);
+	return -ENOENT;
+}
+
+static int map_kept(struct bb_slabs *s, uint64_t n)
+{
+	bool file;
+
+	for (uint64_t i = 0; i < n; i++) {
+		int fd = slab_kept(s, i, &file), ret;
+
+		if (fd < 0)
+			return -EUCLEAN;
+		ret = slab_map(s, fd, file);
+		if (ret) {
+			close(fd);
+			return ret;
+		}
+	}
 	return 0;
 }
 
@@ -113,7 +146,7 @@ static int punch(const struct bb_slabs *s, uint64_t offset, uint64_t len)
 	int ret;
 
 	do {
-		ret = fallocate(s->fd[offset >> BB_SLAB_SHIFT], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		ret = fallocate(s->slab[offset >> BB_SLAB_SHIFT].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				(off_t)(offset & (BB_SLAB_SIZE - 1)), (off_t)len);
 	} while (ret && errno == EINTR);
 	return ret ? -errno : 0;
@@ -122,10 +155,11 @@ static int punch(const struct bb_slabs *s, uint64_t offset, uint64_t len)
 int bb_slabs_back(struct bb_slabs *s, uint64_t offset, uint64_t len)
 {
 	const off_t at = (off_t)(offset & (BB_SLAB_SIZE - 1));
-	const int fd = s->fd[offset >> BB_SLAB_SHIFT];
+	const struct bb_slab *slab = &s->slab[offset >> BB_SLAB_SHIFT];
+	const int fd = slab->fd;
 	int ret;
 
-	if (s->dir < 0)
+	if (!slab->file)
 		return 0;
 	do {
 		ret = fallocate(fd, 0, at, (off_t)len) ? -errno : 0;
@@ -169,7 +203,7 @@ static void raise_nofile(uint64_t slabs)
 			(unsigned long long)need, (unsigned long long)r.rlim_max);
 }
 
-static int store_open(struct bb_slabs *s, const char *store)
+static int store_open(struct bb_slabs *s, const char *store, uint64_t size)
 {
 	char want[16], have[16];
 	struct statvfs v;
@@ -191,62 +225,71 @@ static int store_open(struct bb_slabs *s, const char *store)
 		return ret;
 	}
 	close(fd);
-	if (!fstatvfs(s->dir, &v) && (uint64_t)v.f_bavail * v.f_frsize < s->size)
+	if (!fstatvfs(s->dir, &v) && (uint64_t)v.f_bavail * v.f_frsize < size)
 		bb_warn("the store %s has %s free, less than the %s to be lent; CREATE is refused when it is full", store,
 			bb_size_format((uint64_t)v.f_bavail * v.f_frsize, have, sizeof(have)),
-			bb_size_format(s->size, want, sizeof(want)));
+			bb_size_format(size, want, sizeof(want)));
 	return 0;
 }
 
-int bb_slabs_init(struct bb_slabs *s, uint64_t size, const char *store)
+int bb_slabs_init(struct bb_slabs *s, uint64_t size, const char *store, struct bb_keep *keep)
 {
-	const uint64_t nslabs = (size + BB_SLAB_SIZE - 1) >> BB_SLAB_SHIFT;
+	char none[1][BB_KEEP_NAME];
+	const uint64_t kept = bb_keep_list(keep, "home.slab.", none, 0) + bb_keep_list(keep, "home.file.", none, 0);
+	uint64_t nslabs = (size + BB_SLAB_SIZE - 1) >> BB_SLAB_SHIFT;
 	char text[16];
 	int ret;
 
+	if (nslabs < kept)
+		nslabs = kept;
 	memset(s, 0, sizeof(*s));
-	s->size = size;
+	s->size = nslabs << BB_SLAB_SHIFT;
 	s->dir = -1;
-	if (!size)
+	s->keep = keep;
+	if (!nslabs)
 		return 0;
-	s->fd = calloc(nslabs, sizeof(*s->fd));
-	if (!s->fd)
+	s->slab = calloc(nslabs, sizeof(*s->slab));
+	if (!s->slab)
 		return -ENOMEM;
 	if (store) {
-		ret = store_open(s, store);
+		ret = store_open(s, store, size);
 		if (ret)
-			goto err_fd;
+			goto err_slab;
 	}
-	s->base = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	s->base = mmap(NULL, s->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (s->base == MAP_FAILED) {
 		ret = -errno;
 		s->base = NULL;
-		bb_error("cannot reserve %s of address space to lend: %m", bb_size_format(size, text, sizeof(text)));
+		bb_error("cannot reserve %s of address space to lend: %m", bb_size_format(s->size, text, sizeof(text)));
 		goto err_dir;
 	}
 	raise_nofile(nslabs);
-	return 0;
+	ret = map_kept(s, kept);
+	if (!ret)
+		return 0;
+	bb_slabs_fini(s);
+	return ret;
 
 err_dir:
 	if (s->dir >= 0)
 		close(s->dir);
-err_fd:
-	free(s->fd);
-	s->fd = NULL;
+err_slab:
+	free(s->slab);
+	s->slab = NULL;
 	return ret;
 }
 
 void bb_slabs_fini(struct bb_slabs *s)
 {
-	const uint64_t n = (s->grown + BB_SLAB_SIZE - 1) >> BB_SLAB_SHIFT;
+	const uint64_t n = s->grown >> BB_SLAB_SHIFT;
 
 	if (s->base)
 		munmap(s->base, s->size);
 	for (uint64_t i = 0; i < n; i++)
-		close(s->fd[i]);
+		close(s->slab[i].fd);
 	if (s->dir >= 0)
 		close(s->dir);
-	free(s->fd);
+	free(s->slab);
 	memset(s, 0, sizeof(*s));
 	s->dir = -1;
 }

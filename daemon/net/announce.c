@@ -343,7 +343,10 @@ int bb_announce_new(struct bb_announce **out, const struct bb_peers_config *cfg)
 	while (cfg->peers && cfg->peers[n])
 		n++;
 	a->targets = calloc(n ? n : 1, sizeof(*a->targets));
-	if (!a->targets || getrandom(&a->session, sizeof(a->session), 0) != sizeof(a->session)) {
+	/* They go on rising where a bbd goes on in the place, and as the boot, of another. */
+	a->session = cfg->boot;
+	a->id = bb_now_ns();
+	if (!a->targets) {
 		free(a->targets);
 		free(a);
 		return -ENOMEM;

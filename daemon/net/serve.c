@@ -33,7 +33,7 @@ struct request {
 	struct bb_msg m;
 };
 
-int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *home)
+int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *home, struct bb_keep *keep)
 {
 	const struct bb_peers_config *cfg = bb_peers_config(peers);
 
@@ -44,7 +44,7 @@ int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *ho
 	s->boot = cfg->boot;
 	s->peers = peers;
 	s->home = home;
-	return bb_sessions_new(&s->sessions);
+	return bb_sessions_new(&s->sessions, keep);
 }
 
 void bb_serve_fini(struct bb_serve *s)

@@ -16,6 +16,7 @@
 #include "net/session.h"
 
 struct bb_home;
+struct bb_keep;
 struct bb_peers;
 
 /*
@@ -49,7 +50,7 @@ struct bb_serve {
 	uint8_t payload[BB_CREATE_REPLY_MAX];
 };
 
-int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *home);
+int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *home, struct bb_keep *keep);
 void bb_serve_fini(struct bb_serve *s);
 /* p->to must be known. Never blocks, whatever the bytes. */
 void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p);

@@ -244,7 +244,7 @@ int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_ho
 	ret = bb_inject_new(&s->inject, pc->node);
 	if (ret)
 		goto err;
-	ret = bb_serve_init(&s->serve, peers, home);
+	ret = bb_serve_init(&s->serve, peers, home, cfg->keep);
 	if (ret)
 		goto err;
 	s->serve.send = send_answer;

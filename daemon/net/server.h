@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 struct bb_home;
+struct bb_keep;
 struct bb_peers;
 struct bb_server;
 
@@ -22,6 +23,7 @@ struct bb_server_stats {
 struct bb_server_config {
 	int cpu;	/* pin to it; -1: no */
 	uint32_t spin_us; /* poll that long after the last packet before sleeping */
+	struct bb_keep *keep;
 };
 
 int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_home *home, const struct bb_server_config *cfg);

@@ -1,19 +1,37 @@
 /* SPDX-License-Identifier: MIT */
-/* See session.h. */
+/*
+ * See session.h. The floor of each session lies in kept memory as well: a bbd
+ * that goes on with its predecessor's memory still refuses what was closed
+ * before, however late it comes. What was open is applied once more, which
+ * changes nothing: its asker has not written anything newer.
+ */
 #include "net/session.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <uthash.h>
+
+#include "clock.h"
+#include "keep/keep.h"
 
 struct key {
 	uint32_t session;
 	uint32_t node;
 };
 
+/* Kept. 0: free. */
+struct kept {
+	uint64_t floor;
+	uint32_t session;
+	uint16_t node;
+};
+
 struct session {
 	struct key key;
+	struct kept *kept;
 	UT_hash_handle hh;
 	uint64_t last;	/* when a packet of it came */
 	uint64_t top;	/* highest id seen */
@@ -25,12 +43,70 @@ struct bb_sessions {
 	struct session *all;
 	struct session *hot; /* of the last packet: most come in rows */
 	uint64_t results;    /* pointers held */
+	struct kept *kept;   /* BB_SESSIONS_MAX */
 };
 
-int bb_sessions_new(struct bb_sessions **out)
+#define KEPT_BYTES (BB_SESSIONS_MAX * sizeof(struct kept))
+
+static struct session *add(struct bb_sessions *s, const struct key *key, struct kept *kept, uint64_t now)
 {
-	*out = calloc(1, sizeof(**out));
-	return *out ? 0 : -ENOMEM;
+	struct session *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return NULL;
+	e->key = *key;
+	e->kept = kept;
+	e->last = now;
+	e->floor = kept->floor;
+	HASH_ADD(hh, s->all, key, sizeof(e->key), e);
+	return e;
+}
+
+int bb_sessions_new(struct bb_sessions **out, struct bb_keep *keep)
+{
+	struct bb_sessions *s = calloc(1, sizeof(*s));
+	bool found;
+	int fd, r;
+
+	if (!s)
+		return -ENOMEM;
+	fd = bb_keep_memory(keep, "net.sessions", KEPT_BYTES, &found);
+	if (fd < 0) {
+		free(s);
+		return fd;
+	}
+	s->kept = mmap(NULL, KEPT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	r = s->kept == MAP_FAILED ? -errno : 0;
+	close(fd);
+	if (r < 0) {
+		free(s);
+		return r;
+	}
+	for (unsigned int i = 0; i < BB_SESSIONS_MAX; i++) {
+		struct key key = { .session = s->kept[i].session, .node = s->kept[i].node };
+
+		if (key.node && !add(s, &key, &s->kept[i], bb_now_ns())) {
+			bb_sessions_free(s);
+			return -ENOMEM;
+		}
+	}
+	*out = s;
+	return 0;
+}
+
+static struct kept *kept_new(struct bb_sessions *s, const struct key *key)
+{
+	for (unsigned int i = 0; i < BB_SESSIONS_MAX; i++) {
+		struct kept *k = &s->kept[i];
+
+		if (k->node)
+			continue;
+		k->floor = 0;
+		k->session = key->session;
+		__atomic_store_n(&k->node, (uint16_t)key->node, __ATOMIC_RELEASE);
+		return k;
+	}
+	return NULL;
 }
 
 static void slot_clear(struct bb_sessions *s, struct bb_session_slot *slot)
@@ -42,7 +118,7 @@ static void slot_clear(struct bb_sessions *s, struct bb_session_slot *slot)
 	memset(slot, 0, sizeof(*slot));
 }
 
-static void forget(struct bb_sessions *s, struct session *e)
+static void drop(struct bb_sessions *s, struct session *e)
 {
 	for (unsigned int i = 0; i < BB_SESSION_WINDOW; i++)
 		if (e->slot[i].result)
@@ -53,12 +129,20 @@ static void forget(struct bb_sessions *s, struct session *e)
 	free(e);
 }
 
+static void forget(struct bb_sessions *s, struct session *e)
+{
+	__atomic_store_n(&e->kept->node, 0, __ATOMIC_RELEASE);
+	drop(s, e);
+}
+
 void bb_sessions_free(struct bb_sessions *s)
 {
 	if (!s)
 		return;
+	/* The kept ones stay: whether they are needed again is for keep.h to say. */
 	while (s->all)
-		forget(s, s->all);
+		drop(s, s->all);
+	munmap(s->kept, KEPT_BYTES);
 	free(s);
 }
 
@@ -80,6 +164,7 @@ unsigned int bb_sessions_count(const struct bb_sessions *s)
 static struct session *find(struct bb_sessions *s, const struct key *key, uint64_t now)
 {
 	struct session *e = s->hot;
+	struct kept *kept;
 
 	if (e && e->key.session == key->session && e->key.node == key->node)
 		return e;
@@ -91,11 +176,10 @@ static struct session *find(struct bb_sessions *s, const struct key *key, uint64
 		if (HASH_COUNT(s->all) >= BB_SESSIONS_MAX)
 			return NULL;
 	}
-	e = calloc(1, sizeof(*e));
+	kept = kept_new(s, key);
+	e = kept ? add(s, key, kept, now) : NULL;
 	if (!e)
 		return NULL;
-	e->key = *key;
-	HASH_ADD(hh, s->all, key, sizeof(e->key), e);
 out:
 	s->hot = e;
 	return e;
@@ -115,7 +199,7 @@ enum bb_status bb_sessions_slot(struct bb_sessions *s, uint16_t node, uint8_t cm
 	if (m->id > e->top)
 		e->top = m->id;
 	if (behind < m->id && m->id - behind > e->floor)
-		e->floor = m->id - behind;
+		e->floor = e->kept->floor = m->id - behind;
 	if (m->id < e->floor || (e->top >= BB_SESSION_WINDOW && m->id <= e->top - BB_SESSION_WINDOW))
 		return BB_ST_STALE;
 	slot = &e->slot[m->id % BB_SESSION_WINDOW];

@@ -44,9 +44,11 @@ struct bb_session_slot {
 	uint8_t status;		/* enum bb_status */
 };
 
+struct bb_keep;
 struct bb_sessions;
 
-int bb_sessions_new(struct bb_sessions **out);
+/* keep may be NULL. Return: 0 or -errno. */
+int bb_sessions_new(struct bb_sessions **out, struct bb_keep *keep);
 void bb_sessions_free(struct bb_sessions *s);
 /*
  * The slot of a request. Return: OK and *out, which holds until the next call;

@@ -125,14 +125,14 @@ static struct bb_udp_peer *peer_add(struct bb_udp *u, uint16_t node)
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return NULL;
-	if (getrandom(&p->session, sizeof(p->session), 0) != sizeof(p->session)) {
-		free(p);
-		return NULL;
-	}
-	if (p->session == u->session)
-		p->session++;
+	/*
+	 * A bbd that goes on where another ended has its boot number, hence its
+	 * sessions. Its ids begin above all of the other's, and its floor closes
+	 * those: a WRITE of the other that was delayed lands on nothing newer.
+	 */
+	p->session = u->cfg->boot + 0x9e3779b9u * (u->pager + 1);
 	p->node = node;
-	p->next_id = p->floor = 1;
+	p->next_id = p->floor = bb_now_ns();
 	p->window = BB_WINDOW_FIRST;
 	p->ssthresh = BB_WINDOW_MAX;
 	p->rto = BB_RTO_FIRST_NS;
@@ -372,6 +372,7 @@ int bb_udp_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_pe
 	ret = bb_sock_ring_new(&u->ring, RX_BUFFERS, RX_BYTES);
 	if (ret)
 		goto err;
+	u->pager = index;
 	ret = bb_inject_new(&u->inject, (uint32_t)u->cfg->node << 16 | index);
 	if (ret)
 		goto err;

@@ -95,6 +95,7 @@ struct bb_udp {
 	struct bb_sock_control control;
 	size_t control_len;
 
+	unsigned int pager;	/* whose this is */
 	uint32_t session;	/* of READs */
 	uint64_t next_read;
 	struct bb_net_req *read_ring[BB_UDP_READS];

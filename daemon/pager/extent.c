@@ -17,6 +17,8 @@
 #define SWEEP_NS 1000000000ULL
 #define CREATE_DEADLINE_NS 2000000000ULL
 #define DELETE_DEADLINE_NS 1000000000ULL
+#define DRAIN_NS 15000000000ULL
+#define DRAIN_AGAIN_NS 300000000ULL
 
 /* --- creating ------------------------------------------------------------- */
 
@@ -153,9 +155,17 @@ static void deleted(struct bb_net_req *req)
 	struct bb_program *p = d->prog;
 	struct bb_pager *pg = p->pager;
 
-	/* Refused or unreachable: the host reclaims it when it finds us gone. */
-	if (!pg->leave) /* else the next bbd asks again */
+	/*
+	 * A home that does not answer is asked again when the program has ended,
+	 * for a while: one that was just started is not known yet. A home that is
+	 * gone for good has no use for it.
+	 */
+	if ((req->status == BB_ST_UNREACH || req->status == BB_ST_TIMEOUT) && (!p->gone || pg->now < p->drain_until)) {
+		p->rx[d->rx].state = BB_RX_BAD;
+		p->drain_again = pg->now + DRAIN_AGAIN_NS;
+	} else if (!pg->leave) { /* else the next bbd asks again */
 		bb_rx_put(p, d->rx);
+	}
 	p->refs--;
 	d->next = pg->free_dels;
 	pg->free_dels = d;
@@ -252,6 +262,12 @@ bool bb_extent_poll(struct bb_program *p)
 
 bool bb_extent_drain(struct bb_program *p)
 {
+	const uint64_t now = p->pager->now;
+
+	if (!p->drain_until)
+		p->drain_until = now + DRAIN_NS;
+	if (now < p->drain_again && now < p->drain_until)
+		return false;
 	for (uint32_t r = 1; r < p->nrx; r++) {
 		if (p->rx[r].state == BB_RX_FREE || p->rx[r].state == BB_RX_DELETING)
 			continue;

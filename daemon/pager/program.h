@@ -188,6 +188,7 @@ struct bb_program {
 	bool homeless;		/* nobody has room: pages stay with the program */
 	uint16_t place, place_node;
 	bool no_prefetch;
+	uint64_t drain_until, drain_again; /* gone: until when, and when next, homes are asked */
 	uint64_t sweep_at;	/* when to look for extents to give back */
 
 	/* Staging ring: [tail, wb) is written or being written, [wb, head) is not. */

@@ -327,7 +327,7 @@ int main(int argc, char **argv)
 	silence();
 	memset(pc.key.raw, 1, sizeof(pc.key.raw));
 	if (bb_key_derive(&pc.key) || bb_home_new(&home, &hc) || bb_peers_new(&peers, &pc) ||
-	    bb_serve_init(&serve, peers, home)) {
+	    bb_serve_init(&serve, peers, home, NULL)) {
 		dprintf(err, "fuzz_wire: cannot start\n");
 		return 2;
 	}

@@ -23,7 +23,7 @@
 
 #define MIB (1ULL << 20)
 
-static const struct bb_home_who alice = { 0, 1 }, bob = { 0, 2 }, stranger = { 9, 1 };
+static const struct bb_home_who alice = { 0, 1, 0 }, bob = { 0, 2, 0 }, stranger = { 9, 1, 0 };
 
 static struct bb_home *home_of(uint64_t lend, const char *store, uint64_t quota)
 {
@@ -108,8 +108,8 @@ static void every_refusal(void **state)
 	uint64_t p, s;
 	void *data;
 
-	assert_int_equal(bb_home_create(h, (struct bb_home_who){ 0, 0 }, 0, &p), BB_ST_MALFORMED);
-	assert_int_equal(bb_home_create(h, (struct bb_home_who){ 0, BB_NODE_ANY }, 0, &p), BB_ST_MALFORMED);
+	assert_int_equal(bb_home_create(h, (struct bb_home_who){ 0, 0, 0 }, 0, &p), BB_ST_MALFORMED);
+	assert_int_equal(bb_home_create(h, (struct bb_home_who){ 0, BB_NODE_ANY, 0 }, 0, &p), BB_ST_MALFORMED);
 	assert_int_equal(bb_home_get(h, alice, bb_ptr(1, 0), 4096, false, &data), BB_ST_BOUNDS);
 	assert_int_equal(bb_home_create(h, alice, 0, &p), BB_ST_OK);
 	assert_int_equal(bb_home_create(h, alice, BB_F_SHARED, &s), BB_ST_OK);
@@ -357,7 +357,7 @@ static void check_words(const void *page, uint64_t ptr, bool must_be_zero)
 
 static void *owner_thread(void *arg)
 {
-	const struct bb_home_who me = { 0, (uint16_t)(uintptr_t)arg };
+	const struct bb_home_who me = { 0, (uint16_t)(uintptr_t)arg, 0 };
 	unsigned int seed = me.node;
 
 	while (!stop) {
@@ -392,7 +392,7 @@ static void *reader_thread(void *arg)
 
 	while (!stop) {
 		int slot = rand_r(&seed) % SLOTS;
-		struct bb_home_who who = { 0, board_node[slot] };
+		struct bb_home_who who = { 0, board_node[slot], 0 };
 		uint64_t ptr = board[slot];
 		void *data;
 		uint8_t st;

@@ -84,7 +84,7 @@ static int set_up(void **state)
 		return 1;
 	w.there = world_peers(HOME, BOOT, 0, &w.key);
 	serve.send = NULL;
-	if (bb_serve_init(&serve, w.there, w.home))
+	if (bb_serve_init(&serve, w.there, w.home, NULL))
 		return 1;
 	serve.send = take;
 	return 0;
@@ -203,7 +203,7 @@ static void test_sessions(void **state)
 	struct bb_session_slot *slot;
 	struct bb_sessions *s;
 
-	assert_int_equal(bb_sessions_new(&s), 0);
+	assert_int_equal(bb_sessions_new(&s, NULL), 0);
 	for (m.session = 0; m.session < BB_SESSIONS_MAX; m.session++)
 		assert_int_equal(bb_sessions_slot(s, 1, BB_CMD_WRITE, &m, SECOND, &slot), BB_ST_OK);
 	assert_int_equal(bb_sessions_slot(s, 1, BB_CMD_WRITE, &m, 60 * SECOND, &slot), BB_ST_BUSY);
