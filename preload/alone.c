@@ -68,6 +68,8 @@ void bb_alone_serve(void)
 	struct bb_region *g = &bb_rg;
 	struct uffd_msg m;
 
+	if (g->attached == BB_CHILD)
+		return;
 	bb_error("bbd has ended: what it keeps on other hosts cannot be reached (SIGBUS on access); "
 		 "new memory is local");
 	bb_lock(&g->lock);

@@ -170,17 +170,6 @@ static void parent(void)
 	errno = keep;
 }
 
-/* What was inherited and is paged: nobody serves it. */
-static void forbid(void)
-{
-	struct bb_region *g = &bb_rg;
-
-	for (uint32_t e = 0; e < g->rw_top; e++)
-		if (bb_xstate(e) != BB_X_LOCAL)
-			(void)bb_sys_mprotect((void *)bb_addr_of((uint64_t)e * BB_EXTENT_PAGES), BB_EXTENT_SIZE,
-					      PROT_NONE);
-}
-
 static void child(void)
 {
 	struct bb_region *g = &bb_rg;
@@ -197,7 +186,7 @@ static void child(void)
 		if (!child_at.region) {
 			bb_region_disown();
 		} else if (bb_attach_child(&books, child_at.region, child_at.secret) < 0) {
-			forbid();
+			bb_region_forbid();
 			bb_region_disown();
 		}
 	} else if (g->attached == BB_ALONE) {

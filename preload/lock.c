@@ -138,6 +138,16 @@ void bb_orphan_check(void)
 	bb_warn("this process was made past fork(): it does not see memory that is paged (SIGSEGV on access)");
 }
 
+void bb_region_forbid(void)
+{
+	struct bb_region *g = &bb_rg;
+
+	for (uint32_t e = 0; e < g->rw_top; e++)
+		if (bb_xstate(e) != BB_X_LOCAL)
+			(void)bb_sys_mprotect((void *)bb_addr_of((uint64_t)e * BB_EXTENT_PAGES), BB_EXTENT_SIZE,
+					      PROT_NONE);
+}
+
 void bb_region_disown(void)
 {
 	bb_rg.attached = BB_CHILD;

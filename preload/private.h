@@ -124,6 +124,8 @@ static inline enum bb_extent_state bb_xstate(uint32_t e)
 
 /* The region is another process's: nothing of its books may be touched (BB_CHILD). */
 void bb_region_disown(void);
+/* What is paged and is here without a pager becomes inaccessible: better than zeros. */
+void bb_region_forbid(void);
 
 int bb_region_reserve(void);		/* lock held; idempotent */
 /* Frees pages [first, first + n) of used runs, contents and all. Lock held. */

@@ -36,6 +36,24 @@
 
 static bool bye;
 
+/*
+ * Our descriptors were closed by a raw system call, as a child does that is
+ * about to become another program. bbd keeps its userfaultfd for a while, so
+ * that nothing reads as zeros before this is done.
+ */
+static void cut_off(void)
+{
+	struct bb_region *g = &bb_rg;
+
+	bb_region_forbid();
+	bb_lock(&g->lock);
+	bb_region_disown();
+	bb_unlock(&g->lock);
+	atomic_store(&g->ctl->closing, 1); /* the helper's end */
+	bb_error("descriptors of libbb.so were closed past the C library: "
+		 "what is paged cannot be reached any more (SIGSEGV on access)");
+}
+
 bool bb_bbd_ended(void)
 {
 	struct bb_msg m;
@@ -45,6 +63,8 @@ bool bb_bbd_ended(void)
 	if (bb_rg.attached == BB_ALONE)
 		return true;
 	n = recv(bb_rg.sock, &m, sizeof(m), MSG_PEEK | MSG_DONTWAIT);
+	if (n < 0 && (errno == EBADF || errno == ENOTSOCK))
+		cut_off();
 	if (n == sizeof(m) && m.magic == BB_MSG_MAGIC && m.op == BB_MSG_BYE)
 		bye = true;
 	else if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))

@@ -129,7 +129,7 @@ static void bury(struct bb_pager *pg)
 	struct bb_program **at = &pg->programs, *p;
 
 	while ((p = *at)) {
-		if (!p->gone || !bb_extent_drain(p)) {
+		if (!p->gone || (!pg->stop && bb_program_lives(p)) || !bb_extent_drain(p)) {
 			at = &p->next;
 			continue;
 		}
@@ -193,8 +193,10 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 			continue;
 		if (ev->data.fd == p->kick && read(p->kick, &count, sizeof(count)) < 0)
 			continue;
-		if (ev->data.fd == p->sock && !bb_program_hear(p))
+		if (ev->data.fd == p->sock && !bb_program_hear(p)) {
 			part_with(pg, p);
+			p->hung_up = pg->now;
+		}
 	}
 }
 

@@ -17,10 +17,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <bluebridge/kernel.h>
+
 #include "clock.h"
 #include "log.h"
 #include "program.h"
 
+#define HUNG_UP_NS 5000000000ULL
 #define NSLOTS_MIN 64u
 #define LOW_MIN 32
 #define LOW_MAX 2048
@@ -188,6 +191,21 @@ bool bb_program_hear(struct bb_program *p)
 	default:
 		return false;
 	}
+}
+
+bool bb_program_lives(struct bb_program *p)
+{
+	static const char none[BB_PAGE_SIZE];
+	/* Just behind the region nothing is registered: the answer is ENOENT as long as there is an address space. */
+	struct uffdio_copy c = {
+		.dst = p->base + ((uint64_t)p->npages << BB_PAGE_SHIFT),
+		.src = (uintptr_t)none,
+		.len = BB_PAGE_SIZE,
+	};
+
+	if (!p->hung_up || p->uffd < 0 || bb_now_ns() > p->hung_up + HUNG_UP_NS)
+		return false;
+	return ioctl(p->uffd, UFFDIO_COPY, &c) == 0 || (errno != ESRCH && errno != EINVAL);
 }
 
 void bb_program_freeze_poll(struct bb_program *p)

@@ -145,6 +145,7 @@ struct bb_program {
 	char comm[32];
 	int sock, uffd, memfd, kick;
 	_Atomic bool gone;	/* its end was seen; waits for requests to come home */
+	uint64_t hung_up;	/* when its socket ended */
 	unsigned int refs;	/* requests under way */
 	unsigned int fills;	/* of them, pages on their way in */
 
@@ -254,6 +255,12 @@ void bb_program_ring(struct bb_program *p);
 
 /* Messages on its socket. Return: false once it has ended. */
 bool bb_program_hear(struct bb_program *p);
+/*
+ * Its socket has ended, but not its memory? Then our userfaultfd is the last,
+ * and without it what is paged would read as zeros: it stays open, unserved,
+ * until the program has seen to that itself (preload/recover.c), or 5 s.
+ */
+bool bb_program_lives(struct bb_program *p);
 /* Answers a freeze that is waited for, ends one that lasts too long. */
 void bb_program_freeze_poll(struct bb_program *p);
 

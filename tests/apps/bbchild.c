@@ -114,6 +114,19 @@ static void topic_close(void)
 	live("closefrom", 1);
 }
 
+/* Past the C library. What is held after that is right, or it is not there: never zeros. */
+static void topic_rawclose(void)
+{
+	struct rlimit none = { 0, 0 };
+
+	setrlimit(RLIMIT_CORE, &none);
+	syscall(SYS_close_range, 3, ~0U, 0);
+	for (int i = 0; i < 3; i++) {
+		held_check(&h, "descriptors closed past the C library");
+		held_write(&h, 0, 2, 33);
+	}
+}
+
 /* daemon(3) forks, and the parent ends; a pipe tells when the daemon is through. */
 static void topic_daemon(void)
 {
@@ -382,7 +395,7 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } topic[] = {
-	{ "pastfork", topic_pastfork }, { "halves", topic_halves },
+	{ "pastfork", topic_pastfork }, { "rawclose", topic_rawclose }, { "halves", topic_halves },
 	{ "close", topic_close },	{ "daemon", topic_daemon },   { "nofile", topic_nofile },
 	{ "chroot", topic_chroot },	{ "setuid", topic_setuid },   { "nodump", topic_nodump },
 	{ "nonewprivs", topic_nonewprivs }, { "seccomp", topic_seccomp }, { "as", topic_as },

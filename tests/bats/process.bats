@@ -131,6 +131,14 @@ while True:
 	expect_output "bbchild halves: every byte right"
 }
 
+@test "descriptors closed past the C library: what is paged is gone loudly, never zeros" {
+	run paged 8M "$BUILD/apps/bbchild" rawclose 24
+	expect_status 1
+	expect_output "closed past the C library"
+	expect_output "rawclose: ended with status" # by a signal
+	expect_no_output "is wrong"
+}
+
 @test "gdb attaches, looks, and lets go; the program goes on" {
 	type -P gdb >/dev/null || skip "no gdb"
 	paged 8M "$BUILD/apps/bbsignal" barrier 24 >"$BATS_TEST_TMPDIR/out" 2>&1 3>&- &
