@@ -35,6 +35,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,6 +43,7 @@
 #include "clock.h"
 #include "keep/keep.h"
 #include "log.h"
+#include "rights.h"
 #include "slab.h"
 
 enum { X_FREE, X_LIVE, X_DYING, X_DIRTY };
@@ -152,6 +154,8 @@ static void *scrubber(void *arg)
 {
 	struct bb_home *h = arg;
 
+	prctl(PR_SET_NAME, "bbd-scrubber");
+	bb_rights_thread(BB_ROLE_SCRUBBER);
 	pthread_mutex_lock(&h->lock);
 	while (!h->stop)
 		if (!scrub_one(h))
