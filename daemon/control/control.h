@@ -63,6 +63,10 @@ void bb_control_reckon(struct bb_control *c);
 
 /* --- show.c --- */
 
+#define BB_CONTROL_COMMANDS (BB_CMD_READ_RUN + 1)
+extern const char *const bb_control_status[BB_ST_MAX];
+extern const char *const bb_control_command[BB_CONTROL_COMMANDS]; /* NULL: no command */
+
 /* One request. may_set: the caller may change things. Return: a new reference. */
 json_t *bb_control_answer(struct bb_control *c, json_t *request, bool may_set);
 

@@ -15,7 +15,7 @@
 #include "net/net.h"
 #include "rights.h"
 
-static const char *const status_name[BB_ST_MAX] = {
+const char *const bb_control_status[BB_ST_MAX] = {
 	[BB_ST_OK] = "ok",		     [BB_ST_MALFORMED] = "malformed", [BB_ST_VERSION] = "version",
 	[BB_ST_COMMAND] = "command",	     [BB_ST_BOUNDS] = "bounds",	      [BB_ST_GENERATION] = "generation",
 	[BB_ST_RIGHTS] = "rights",	     [BB_ST_TENANT] = "tenant",	      [BB_ST_NOSPACE] = "nospace",
@@ -23,7 +23,7 @@ static const char *const status_name[BB_ST_MAX] = {
 	[BB_ST_TIMEOUT] = "timeout",	     [BB_ST_UNREACH] = "unreach",
 };
 
-static const char *const command_name[] = {
+const char *const bb_control_command[BB_CONTROL_COMMANDS] = {
 	[BB_CMD_HELLO] = "hello",   [BB_CMD_CREATE] = "create", [BB_CMD_ALLOC_WRITE] = "alloc_write",
 	[BB_CMD_READ] = "read",	    [BB_CMD_WRITE] = "write",	[BB_CMD_UPDATE] = "update",
 	[BB_CMD_DELETE] = "delete", [BB_CMD_INVALIDATE] = "invalidate", [BB_CMD_NACK] = "nack",
@@ -40,8 +40,8 @@ static json_t *by_status(const uint64_t *counts)
 	json_t *o = json_object();
 
 	for (int i = 1; i < BB_ST_MAX; i++)
-		if (counts[i] && status_name[i])
-			json_object_set_new(o, status_name[i], number(counts[i]));
+		if (counts[i] && bb_control_status[i])
+			json_object_set_new(o, bb_control_status[i], number(counts[i]));
 	return o;
 }
 
@@ -255,9 +255,9 @@ static json_t *server(struct bb_control *c)
 
 	if (c->server)
 		bb_server_stats(c->server, &s);
-	for (size_t i = 0; i < sizeof(command_name) / sizeof(command_name[0]); i++)
-		if (command_name[i] && s.by_cmd[i])
-			json_object_set_new(cmds, command_name[i], number(s.by_cmd[i]));
+	for (size_t i = 0; i < BB_CONTROL_COMMANDS; i++)
+		if (bb_control_command[i] && s.by_cmd[i])
+			json_object_set_new(cmds, bb_control_command[i], number(s.by_cmd[i]));
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rx_packets", (json_int_t)s.rx_packets,
 			 "tx_packets", (json_int_t)s.tx_packets, "bad_tag", (json_int_t)s.bad_tag, "malformed",
 			 (json_int_t)s.malformed, "bad_version", (json_int_t)s.bad_version, "bad_command",

@@ -275,6 +275,44 @@ static void changes_need_rights(void **state)
 	close(fd);
 }
 
+/* Every sample is of the family that was announced last, none comes twice, and all that net and node show is there. */
+static void metrics(void **state)
+{
+	static const char *const want[] = { "build_info{", "home_requests{command=\"read\"}", "node_up{node=\"7\"} 1",
+					    "server_dropped{reason=\"bad_tag\"}", "server_requests{command=\"read_run\"}",
+					    "program_lost", "client_resent", "client_nacks" };
+	json_t *r = bb_control_metrics(&((struct world *)*state)->c);
+	const char *text = json_string_value(json_object_get(r, "text"));
+	char now[64] = "", *copy, *line, *save;
+
+	assert_non_null(text);
+	for (size_t i = 0; i < sizeof(want) / sizeof(want[0]); i++)
+		if (!strstr(text, want[i]))
+			fail_msg("no %s", want[i]);
+	copy = strdup(text);
+	for (line = strtok_r(copy, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		char help[200], *again;
+
+		if (sscanf(line, "# HELP %63s", now) == 1) {
+			snprintf(help, sizeof(help), "# HELP %s ", now);
+			again = strstr(strstr(text, help) + 1, help);
+			if (again)
+				fail_msg("%s is announced twice", now);
+		} else if (*line != '#') {
+			char sample[200], end = line[strlen(now)];
+
+			assert_int_equal(strncmp(line, now, strlen(now)), 0);
+			assert_true(end == '{' || end == ' ');
+			snprintf(sample, sizeof(sample), "\n%.*s ", (int)(strrchr(line, ' ') - line), line);
+			again = strstr(strstr(text, sample) + 1, sample);
+			if (again)
+				fail_msg("%s comes twice", sample);
+		}
+	}
+	free(copy);
+	json_decref(r);
+}
+
 /* --- callers that mean no good ----------------------------------------------- */
 
 static void callers_that_do_not_read(void **state)
@@ -503,6 +541,7 @@ int main(void)
 		TEST(lines_in_pieces_and_together),
 		TEST(long_line),
 		TEST(changes_need_rights),
+		TEST(metrics),
 		TEST(callers_that_do_not_read),
 		TEST(requests_that_drip),
 		TEST(callers_that_say_nothing),
