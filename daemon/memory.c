@@ -26,37 +26,50 @@ static bool read_number(const char *dir, const char *name, uint64_t *out)
 	return ok;
 }
 
-/* A line of /proc/meminfo, in bytes. */
-static uint64_t meminfo(const char *root, const char *key)
+/* The number after a key that begins a line: of /proc/meminfo, or a group's memory.stat. 0: not there. */
+static uint64_t read_key(const char *dir, const char *name, const char *key)
 {
-	char path[PATH_BYTES], line[256];
-	unsigned long long kib = 0;
+	char path[PATH_BYTES + 40], line[256];
+	unsigned long long found = 0;
 	size_t n = strlen(key);
 	FILE *f;
 
-	snprintf(path, sizeof(path), "%s/proc/meminfo", root);
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	f = fopen(path, "re");
 	if (!f)
 		return 0;
 	while (fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, n) && line[n] == ':' && sscanf(line + n + 1, "%llu", &kib) == 1)
+		if (!strncmp(line, key, n) && strchr(": ", line[n]) && sscanf(line + n + 1, "%llu", &found) == 1)
 			break;
 	fclose(f);
-	return kib << 10;
+	return found;
 }
 
-/* What one hierarchy leaves: its bounds, or with room what is free below them. */
-static uint64_t least(uint64_t bytes, const char *mount, char *group, const char *max, const char *used, bool room)
+struct version {
+	const char *mount, *max, *used, *cache;
+};
+
+static const struct version v1 = { "/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file" };
+static const struct version v2 = { "", "memory.max", "memory.current", "inactive_file" };
+
+/*
+ * What one hierarchy leaves: its bounds, or with room what is free below them.
+ * Files that were read and are idle count as used there, but go when asked.
+ */
+static uint64_t least(uint64_t bytes, const char *root, const struct version *v, char *group, bool room)
 {
 	char dir[PATH_BYTES];
-	uint64_t limit, now;
+	uint64_t limit, now, cache;
 	char *slash;
 
 	for (;;) {
-		snprintf(dir, sizeof(dir), "%s%s", mount, group);
-		if (read_number(dir, max, &limit)) {
-			if (room && read_number(dir, used, &now))
+		snprintf(dir, sizeof(dir), "%s/sys/fs/cgroup%s%s", root, v->mount, group);
+		if (read_number(dir, v->max, &limit)) {
+			if (room && read_number(dir, v->used, &now)) {
+				cache = read_key(dir, "memory.stat", v->cache);
+				now -= cache < now ? cache : now;
 				limit = limit > now ? limit - now : 0;
+			}
 			if (limit < bytes)
 				bytes = limit;
 		}
@@ -69,7 +82,7 @@ static uint64_t least(uint64_t bytes, const char *mount, char *group, const char
 
 static uint64_t bounded(uint64_t bytes, const char *root, bool room)
 {
-	char path[PATH_BYTES], line[512], mount[600];
+	char path[PATH_BYTES], line[512];
 	FILE *f;
 
 	snprintf(path, sizeof(path), "%s/proc/self/cgroup", root);
@@ -84,24 +97,29 @@ static uint64_t bounded(uint64_t bytes, const char *root, bool room)
 		*list++ = 0;
 		*group++ = 0;
 		group[strcspn(group, "\n")] = 0;
-		if (!strcmp(line, "0") && !*list) {
-			snprintf(mount, sizeof(mount), "%s/sys/fs/cgroup", root);
-			bytes = least(bytes, mount, group, "memory.max", "memory.current", room);
-		} else if (!strcmp(list, "memory")) {
-			snprintf(mount, sizeof(mount), "%s/sys/fs/cgroup/memory", root);
-			bytes = least(bytes, mount, group, "memory.limit_in_bytes", "memory.usage_in_bytes", room);
-		}
+		if (!strcmp(line, "0") && !*list)
+			bytes = least(bytes, root, &v2, group, room);
+		else if (!strcmp(list, "memory"))
+			bytes = least(bytes, root, &v1, group, room);
 	}
 	fclose(f);
 	return bytes;
 }
 
+static uint64_t of_host(const char *root, const char *key)
+{
+	char dir[PATH_BYTES];
+
+	snprintf(dir, sizeof(dir), "%s/proc", root);
+	return read_key(dir, "meminfo", key) << 10;
+}
+
 uint64_t bb_memory_total(const char *root)
 {
-	return bounded(meminfo(root, "MemTotal"), root, false);
+	return bounded(of_host(root, "MemTotal"), root, false);
 }
 
 uint64_t bb_memory_available(const char *root)
 {
-	return bounded(meminfo(root, "MemAvailable"), root, true);
+	return bounded(of_host(root, "MemAvailable"), root, true);
 }

@@ -136,6 +136,14 @@ static void tell(const char *path, const char *text)
 	fclose(f);
 }
 
+static void unlink_told(const char *path)
+{
+	char full[200];
+
+	snprintf(full, sizeof(full), "%s/%s", root, path);
+	assert_int_equal(unlink(full), 0);
+}
+
 static void memory(void **state)
 {
 	char rm[64];
@@ -155,6 +163,12 @@ static void memory(void **state)
 	tell("sys/fs/cgroup/a/memory.current", "1000000\n");
 	assert_int_equal(bb_memory_total(root), 1048576);
 	assert_int_equal(bb_memory_available(root), 48576);
+	/* A group that is full of files that nobody needs has room. */
+	tell("sys/fs/cgroup/a/memory.stat", "anon 7\ninactive_file_x 9\ninactive_file 500000\n");
+	assert_int_equal(bb_memory_available(root), 548576);
+	tell("sys/fs/cgroup/a/memory.stat", "inactive_file 99999999\n");
+	assert_int_equal(bb_memory_available(root), 1048576);
+	unlink_told("sys/fs/cgroup/a/memory.stat");
 	tell("sys/fs/cgroup/a/memory.current", "2000000\n");
 	assert_int_equal(bb_memory_available(root), 0);
 
@@ -166,6 +180,8 @@ static void memory(void **state)
 	tell("sys/fs/cgroup/memory/memory.usage_in_bytes", "4288\n");
 	assert_int_equal(bb_memory_total(root), 524288);
 	assert_int_equal(bb_memory_available(root), 520000);
+	tell("sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 4000\n");
+	assert_int_equal(bb_memory_available(root), 524000);
 
 	/* What cannot be read bounds nothing. */
 	tell("proc/self/cgroup", "nonsense\n0:\n:::::\n\n");
