@@ -33,6 +33,7 @@ bbctl_src := $(wildcard tools/*.c)
 unit_src := $(wildcard tests/unit/test_*.c)
 fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
 apps_src := $(wildcard tests/apps/*.c)
+so_src := $(wildcard tests/anomaly/*.c)
 bench_src := $(wildcard scripts/bench/*.c)
 
 # What libbb.so takes of lib/: no libc beyond what is safe inside malloc.
@@ -45,6 +46,7 @@ programs := $(B)/bbd $(B)/bbctl $(B)/libbb.so
 unit_bin := $(patsubst tests/unit/%.c,$(B)/tests/%,$(unit_src))
 fuzz_bin := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(fuzz_src))
 apps_bin := $(patsubst tests/apps/%.c,$(B)/apps/%,$(apps_src))
+so_bin := $(patsubst tests/anomaly/%.c,$(B)/tests/%.so,$(so_src))
 bench_bin := $(patsubst scripts/bench/%.c,$(B)/bench/%,$(bench_src))
 
 .PHONY: all tests check demo bench lint install clean
@@ -52,7 +54,7 @@ bench_bin := $(patsubst scripts/bench/%.c,$(B)/bench/%,$(bench_src))
 .SECONDARY:
 
 all: $(programs) $(B)/bbrun $(B)/bbrack $(apps_bin) $(bench_bin)
-tests: all $(unit_bin) $(fuzz_bin)
+tests: all $(unit_bin) $(fuzz_bin) $(so_bin)
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
@@ -100,6 +102,12 @@ $(B)/tests/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(B)/daemon.a $(B)/lib.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
+
+# Preloaded into what is tested.
+$(B)/tests/%.so: $(B)/obj/pic/tests/anomaly/%.o
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -ldl
 
 $(B)/apps/%: $(B)/obj/tests/apps/%.o
 	@mkdir -p $(@D)

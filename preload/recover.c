@@ -67,8 +67,8 @@ bool bb_bbd_ended(void)
 		cut_off();
 	if (n == sizeof(m) && m.magic == BB_MSG_MAGIC && m.op == BB_MSG_BYE)
 		bye = true;
-	else if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
-		n = -1;
+	else if (n > 0 || (n < 0 && errno != ECONNRESET && errno != ENOTCONN && errno != EBADF))
+		n = -1; /* also where the kernel is out of memory: it will tell later */
 	else
 		n = 0;
 	errno = keep;

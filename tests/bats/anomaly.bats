@@ -1,0 +1,72 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Anomaly loops: one system call, ioctl or allocation of libbb.so or bbd fails,
+# then the next, until none is left. See tests/anomaly/.
+#
+# Here every few places have their turn, another selection each time; the seed
+# is printed. BB_TEST_ANOMALY=all: every place with every error; =SEED: as that
+# run had it.
+
+# shellcheck disable=SC2030,SC2031 # a test is a function, its variables stay there
+
+load common
+
+setup() { need_root; }
+
+teardown() {
+	end_programs
+	remove_racks
+}
+
+# anomaly WHAT STEP CMD...: on h1, with a small budget.
+anomaly() {
+	local how=(--step "$2")
+
+	case ${BB_TEST_ANOMALY:-} in
+	all) how=(--step 1 --all) ;;
+	?*) how+=(--seed "$BB_TEST_ANOMALY") ;;
+	esac
+	# shellcheck disable=SC2097,SC2098 # BUILD is for the command
+	run bbrack run h1 -- env BB_LOCAL=8M BUILD="$BUILD" python3 "$TOP/tests/anomaly/anomaly.py" \
+		"$1" "${how[@]}" --tmp "$BATS_TEST_TMPDIR" -- "${@:3}"
+	printf '# %s\n' "${lines[-1]}" >&3
+	expect_status 0
+}
+
+@test "libbb.so: attaching, moving pages out, giving them back" {
+	rack_up 2
+	anomaly shim 4 "$BUILD/apps/bbtouch" --size 24M --pattern rand --writes 50 --ops 1500
+}
+
+@test "libbb.so: all allocation functions, madvise, mremap" {
+	rack_up 2
+	anomaly shim 7 "$BUILD/apps/bballoc" --seed 3 --ops 100
+}
+
+@test "libbb.so: fork" {
+	rack_up 2
+	anomaly shim 12 "$BUILD/apps/bbfork" --size 16 --children 1 --depth 2
+}
+
+@test "bbd of the program, from its start to its end" {
+	rack_up 2
+	anomaly daemon 8 "$BUILD/apps/bbtouch" --size 24M --pattern rand --writes 50 --ops 1000
+}
+
+@test "bbd of the memory host, from its start to its end" {
+	rack_up 2
+	anomaly memory 10 "$BUILD/apps/bbtouch" --size 24M --pattern rand --writes 50 --ops 1000
+}
+
+@test "a failure that is not met with sense is found" {
+	rack_up 2
+	# Wrong bytes, and a crash, must not pass for a good end.
+	run bbrack run h1 -- env BB_LOCAL=8M BUILD="$BUILD" python3 "$TOP/tests/anomaly/anomaly.py" \
+		shim --only 1 --tmp "$BATS_TEST_TMPDIR" -- bash -c 'echo "page 3: have 00, want 11" >&2; exit 1'
+	expect_status 1
+	expect_output "wrong bytes"
+	run bbrack run h1 -- env BB_LOCAL=8M BUILD="$BUILD" python3 "$TOP/tests/anomaly/anomaly.py" \
+		shim --only 1 --tmp "$BATS_TEST_TMPDIR" -- bash -c 'kill -SEGV $$'
+	expect_status 1
+	expect_output "signal 11"
+}
