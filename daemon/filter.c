@@ -49,10 +49,10 @@ static const char common[] =
 /* Lent memory grows in the server's thread, and in a pager's for its own programs. */
 static const char home[] = "memfd_create ftruncate fallocate msync dup ";
 static const char store[] = "openat unlinkat mkdirat fstatfs statfs fsync fdatasync ";
-static const char control[] = "accept4 readlink readlinkat openat pread64 pidfd_open unlink unlinkat memfd_create "
+static const char control[] = "accept4 readlink readlinkat openat fstatfs unlink memfd_create "
 			      "ftruncate dup ";
 /* connect: of a socket that sends nothing, to ask for the MTU of a path. */
-static const char pager[] = "connect pread64 pwrite64 ";
+static const char pager[] = "connect preadv2 ";
 /* Discovery: a socket that asks the kernel for a route, the interfaces' names. */
 static const char server[] = "bind connect uname ";
 /* Names of peers: the C library's resolver, in a thread of its own. */

@@ -25,8 +25,9 @@ enum outcome {
 
 static int64_t room(const struct bb_program *p)
 {
-	return atomic_load_explicit(&p->ctl->limit, memory_order_relaxed) -
-	       atomic_load_explicit(&p->ctl->resident, memory_order_relaxed);
+	/* The program may have written anything there: unsigned, so that it may wrap. */
+	return (int64_t)((uint64_t)atomic_load_explicit(&p->ctl->limit, memory_order_relaxed) -
+			 (uint64_t)atomic_load_explicit(&p->ctl->resident, memory_order_relaxed));
 }
 
 /* Return: false where the fault is over for now, with *o as its outcome. */
@@ -234,6 +235,7 @@ static void park(struct bb_program *p, uint32_t page, uint64_t t_fault)
 
 int bb_fault_unpark(struct bb_program *p)
 {
+	bool raised = false;
 	int went = 0;
 
 	while (p->parked_n) {
@@ -241,7 +243,7 @@ int bb_fault_unpark(struct bb_program *p)
 		uint64_t t = p->parked[p->parked_head].t_fault;
 
 		if (serve(p, page, t) == PARK) {
-			uint64_t age = bb_now_ns() - t;
+			uint64_t age = bb_now_ns() - t, missing;
 			int64_t n = atomic_load(&p->x[page / BB_EXTENT_PAGES].state) == BB_X_FRESH ? BB_EXTENT_PAGES
 												   : 1;
 
@@ -255,10 +257,11 @@ int bb_fault_unpark(struct bb_program *p)
 			bb_warn_once("program %u (%s): nothing of its memory can be moved out: it goes over its budget",
 				     p->pid, p->comm);
 			/* By steps: a program that locks its memory would crawl page by page. */
-			if (room(p) < n)
-				bb_program_over(p, BB_EXTENT_PAGES - room(p));
-			else
+			missing = BB_EXTENT_PAGES - (uint64_t)room(p);
+			if (room(p) >= n || raised)
 				return went;
+			raised = true; /* once a call: what it says it has may change meanwhile */
+			bb_program_over(p, (int64_t)missing);
 			continue;
 		}
 		p->parked_head = (p->parked_head + 1) % BB_PARKED;
@@ -278,7 +281,7 @@ int bb_fault_poll(struct bb_program *p)
 	/* Leave messages with the kernel while there is nowhere to park them. */
 	if (p->parked_n > BB_PARKED - MSGS)
 		return 0;
-	n = read(p->uffd, msg, sizeof(msg));
+	n = bb_program_read(p->uffd, msg, sizeof(msg));
 	if (n <= 0)
 		return 0;
 	t = bb_now_ns();
@@ -288,6 +291,9 @@ int bb_fault_poll(struct bb_program *p)
 		uint64_t addr, off;
 		uint32_t page;
 
+		/* It asked for events that we have no use for; a fork brings a descriptor. */
+		if (msg[i].event == UFFD_EVENT_FORK)
+			close((int)msg[i].arg.fork.ufd);
 		if (msg[i].event != UFFD_EVENT_PAGEFAULT)
 			continue;
 		addr = msg[i].arg.pagefault.address & ~BB_PAGE_MASK;

@@ -15,6 +15,8 @@
 #include "log.h"
 #include "program.h"
 
+#define AGAIN_MAX 100
+
 #define TRIES 3
 
 void bb_fill_wake(struct bb_program *p, uint32_t page, uint32_t n)
@@ -57,6 +59,7 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 		     bb_pw set, bb_pw clear)
 {
 	const uint8_t *from = data ? data : p->pager->zeros;
+	unsigned int again = 0;
 
 	while (n) {
 		struct uffdio_copy c = {
@@ -83,9 +86,19 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 			arrived(p, page, 1, set, clear);
 			bb_fill_wake(p, page, 1);
 			break;
-		case EAGAIN:
 		case 0:
 			continue;
+		case EAGAIN:
+			/*
+			 * Its memory is changing. That may last as long as it
+			 * likes (it asked for events that nobody reads while we
+			 * are here), but not at the cost of others.
+			 */
+			if (done)
+				again = 0;
+			if (again++ < AGAIN_MAX)
+				continue;
+			/* fall through */
 		default:
 			/*
 			 * A run may cross from one of the program's mappings to
@@ -131,7 +144,7 @@ void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t
 	bb_word_leave(p, page, BB_P_LOST, 0);
 	bb_credit_give(p->ctl, 1);
 	if (!(p->features & UFFD_FEATURE_POISON) || ioctl(p->uffd, UFFDIO_POISON, &poison) < 0)
-		bb_error("program %u (%s): this kernel cannot poison a page: the access waits for ever", p->pid, p->comm);
+		bb_warn_once("program %u (%s): this kernel cannot poison a page: the access waits for ever", p->pid, p->comm);
 }
 
 /*

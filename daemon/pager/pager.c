@@ -49,6 +49,15 @@ static void watch(struct bb_pager *pg, int fd)
 		bb_error("pager: cannot watch a descriptor (error %d)", errno);
 }
 
+/* What the program writes there wakes us once, whatever the count says afterwards (EFD_SEMAPHORE). */
+static void watch_edge(struct bb_pager *pg, int fd)
+{
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.fd = fd };
+
+	if (fd >= 0 && epoll_ctl(pg->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
+		bb_error("pager: cannot watch a descriptor (error %d)", errno);
+}
+
 static void unwatch(struct bb_pager *pg, int fd)
 {
 	epoll_ctl(pg->epoll, EPOLL_CTL_DEL, fd, NULL);
@@ -95,7 +104,7 @@ static void take_inbox(struct bb_pager *pg)
 		p->next = pg->programs;
 		pg->programs = p;
 		watch(pg, p->uffd);
-		watch(pg, p->kick);
+		watch_edge(pg, p->kick);
 		watch(pg, p->sock);
 	}
 	pg->inbox = later;
@@ -191,8 +200,15 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 	for (p = pg->programs; p; p = p->next) {
 		if (p->gone || bb_absent(p))
 			continue;
-		if (ev->data.fd == p->kick && read(p->kick, &count, sizeof(count)) < 0)
+		if (ev->data.fd == p->kick && bb_program_read(p->kick, &count, sizeof(count)) < 0)
 			continue;
+		if (ev->data.fd == p->uffd && ev->events & (EPOLLERR | EPOLLHUP)) {
+			/* It would wake us for ever. */
+			bb_warn("program %u (%s): its userfaultfd cannot be read any more: it is served no more", p->pid,
+				p->comm);
+			part_with(pg, p);
+			continue;
+		}
 		if (ev->data.fd == p->sock && !bb_program_hear(p)) {
 			part_with(pg, p);
 			p->hung_up = pg->now;
@@ -532,7 +548,7 @@ int bb_pager_programs(struct bb_pager *pg, struct bb_program_info *out, int max)
 		o->base = p->base;
 		o->length = (uint64_t)p->npages << BB_PAGE_SHIFT;
 		o->budget = ((uint64_t)p->limit + p->nslots) << BB_PAGE_SHIFT;
-		o->charged = (uint64_t)(atomic_load(&c->resident) + p->nslots) << BB_PAGE_SHIFT;
+		o->charged = ((uint64_t)atomic_load(&c->resident) + p->nslots) << BB_PAGE_SHIFT;
 		o->allocated = atomic_load(&c->alloc_bytes);
 		o->faults = atomic_load(&c->n_fault);
 		o->fill_zero = atomic_load(&c->n_fill_zero);

@@ -42,7 +42,7 @@ static uint32_t claim(struct bb_program *p, uint32_t page)
 
 	if (bb_pw_state(w) != BB_P_REMOTE || !bb_rx_check(p, rx, page))
 		return 0;
-	if (atomic_load(&p->ctl->limit) - atomic_load(&p->ctl->resident) < low / 2 + 1)
+	if ((int64_t)((uint64_t)atomic_load(&p->ctl->limit) - (uint64_t)atomic_load(&p->ctl->resident)) < low / 2 + 1)
 		return 0;
 	return bb_page_claim(p, page, w) == BB_CLAIMED ? rx : 0;
 }

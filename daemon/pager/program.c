@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/magic.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +17,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <bluebridge/kernel.h>
@@ -53,6 +57,19 @@ void bb_program_set_budget(struct bb_program *p, uint64_t bytes)
 void bb_program_over(struct bb_program *p, int64_t n)
 {
 	atomic_fetch_add(&p->ctl->limit, n);
+}
+
+/*
+ * O_NONBLOCK belongs to the open file, so the program can take it away at any
+ * time; RWF_NOWAIT is ours alone. Kernels that page (UFFDIO_MOVE, 6.8) have it
+ * for eventfds, for userfaultfds from 6.10 on: before, the flag has to do.
+ */
+ssize_t bb_program_read(int fd, void *buf, size_t len)
+{
+	struct iovec iov = { buf, len };
+	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+
+	return n < 0 && errno == EOPNOTSUPP ? read(fd, buf, len) : n;
 }
 
 void bb_program_ring(struct bb_program *p)
@@ -97,7 +114,9 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 {
 	const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
 	struct bb_program *p = calloc(1, sizeof(*p));
+	struct pollfd ready = { .fd = uffd, .events = POLLIN };
 	uint64_t npages;
+	struct statfs fs;
 	struct stat st;
 	int r;
 
@@ -122,10 +141,13 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 		memcpy(p->secret, req->secret, sizeof(p->secret));
 	}
 
-	/* Without the seals the program could pull the memory from under us. */
-	if (fstat(memfd, &st) < 0 || (fcntl(memfd, F_GET_SEALS) & seals) != seals ||
+	/*
+	 * Without the seals the program could pull the memory from under us; so
+	 * it could with huge pages, of which there may be none when we touch one.
+	 */
+	if (fstatfs(memfd, &fs) < 0 || fs.f_type != TMPFS_MAGIC || fstat(memfd, &st) < 0 || (fcntl(memfd, F_GET_SEALS) & seals) != seals ||
 	    (uint64_t)st.st_size < sizeof(struct bb_region_ctl)) {
-		bb_format(why, (unsigned int)whylen, "the region's memfd is not sealed");
+		bb_format(why, (unsigned int)whylen, "the region's memfd is not sealed, or not one of small pages");
 		goto fail;
 	}
 	p->map = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd, 0);
@@ -158,6 +180,10 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	fcntl(uffd, F_SETFL, fcntl(uffd, F_GETFL) | O_NONBLOCK);
 	fcntl(kick, F_SETFL, fcntl(kick, F_GETFL) | O_NONBLOCK);
 	fcntl(sock, F_SETFL, fcntl(sock, F_GETFL) | O_NONBLOCK);
+	if (poll(&ready, 1, 0) < 0 || ready.revents & (POLLERR | POLLNVAL)) {
+		bb_format(why, (unsigned int)whylen, "the userfaultfd was not made ready (UFFDIO_API)");
+		goto fail;
+	}
 	atomic_store(&p->ctl->limit, 0);
 	bb_program_set_budget(p, granted);
 	return p;

@@ -253,6 +253,9 @@ void bb_program_over(struct bb_program *p, int64_t n);
 /* Rings the helper if it sleeps and has reason to work. */
 void bb_program_ring(struct bb_program *p);
 
+/* Like read(2), but never waits, whatever the program has made of the descriptor that we share. */
+ssize_t bb_program_read(int fd, void *buf, size_t len);
+
 /* Messages on its socket. Return: false once it has ended. */
 bool bb_program_hear(struct bb_program *p);
 /*

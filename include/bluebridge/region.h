@@ -267,9 +267,10 @@ static inline int bb_credit_take(struct bb_region_ctl *c, int64_t n)
 	int64_t r = atomic_load_explicit(&c->resident, memory_order_relaxed);
 
 	do {
-		if (r + n > atomic_load_explicit(&c->limit, memory_order_relaxed))
+		/* bbd cannot trust r: no sum of it may overflow. */
+		if (r > (int64_t)((uint64_t)atomic_load_explicit(&c->limit, memory_order_relaxed) - (uint64_t)n))
 			return 0;
-	} while (!atomic_compare_exchange_weak(&c->resident, &r, r + n));
+	} while (!atomic_compare_exchange_weak(&c->resident, &r, (int64_t)((uint64_t)r + (uint64_t)n)));
 	return 1;
 }
 

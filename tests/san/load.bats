@@ -93,18 +93,43 @@ print("right" if all(b[i] == i // 4096 % 251 for i in range(0, len(b), 4096)) el
 	end_of_all h1 h2
 }
 
-@test "a hostile program beside an honest one" {
-	local socket
+# ticks PID: of CPU that it has used.
+ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
 
-	rack_up 1 --lend 512M "${OPTIONS[@]}"
-	socket=/run/bluebridge/$RACK/h1/bbd.sock
-	bbrack run h1 -- env BB_LOCAL=16M LD_PRELOAD="$BUILD/libbb.so" timeout 100 "$BUILD/apps/bbtouch" --size 40M --writes 30 \
-		--ops 6000 --pattern rand >"$BATS_TEST_TMPDIR/out" 2>&1 3>&- &
+fds_of() { find "/proc/$1/fd" -type l | wc -l; }
+
+# Programs, memory and descriptors of those who have ended are given back.
+all_given_back() {
+	run bbrack run h1 -- "$BUILD/bbctl" -j
+	expect_json '.programs == [] and .home.used == 0' 2>/dev/null || return 1
+	(($(fds_of "$1") <= $2 + 2))
+}
+
+@test "hostile programs beside an honest one" {
+	local dir seed=${SEED:-$RANDOM} pid fds before
+
+	rack_up 2 "${OPTIONS[@]}"
+	dir=/run/bluebridge/$RACK/h1
+	pid=$(cut -d' ' -f1 "$dir/pid")
+	fds=$(fds_of "$pid")
+	echo "seed $seed"
+	# It reads and writes what lies on the other host, all the time, and checks it.
+	paged 16M "$BUILD/apps/bbtouch" --size 32M --writes 30 --seconds 8 --pattern rand --json >"$BATS_TEST_TMPDIR/out" 2>&1 3>&- &
 	PIDS+=("$!")
-	run timeout 100 python3 "$TOP/tests/apps/hostile.py" "$socket" 11 60
+	run timeout 60 python3 "$TOP/tests/apps/hostile.py" "$dir/bbd.sock" "$seed" 25
 	expect_status 0
+	run timeout 60 "$BUILD/apps/bbhostile" "$dir/bbd.sock" "$seed" 6
+	expect_status 0
+	echo "$output"
 	wait "${PIDS[0]}" || fail "$(cat "$BATS_TEST_TMPDIR/out")"
-	end_of_all h1
+	came_back 100
+	# The same bbd, at rest, with nothing left of them; a child that never came is waited for 30 s.
+	expect_equal "$(cut -d' ' -f1 "$dir/pid")" "$pid"
+	eventually 60 all_given_back "$pid" "$fds"
+	before=$(ticks "$pid")
+	sleep 1
+	(($(ticks "$pid") - before < 50)) || fail "bbd spins: $before, $(ticks "$pid") ticks"
+	end_of_all h1 h2
 }
 
 @test "libbb.so with the address sanitizer" {
