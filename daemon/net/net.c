@@ -167,5 +167,5 @@ unsigned int bb_net_inflight(const struct bb_net *n)
 
 void bb_net_stats(const struct bb_net *n, struct bb_net_stats *out)
 {
-	*out = n->sh.stats;
+	bb_net_stats_copy(out, &n->sh.stats);
 }

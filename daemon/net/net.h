@@ -16,6 +16,7 @@
 #include <bluebridge/wire.h>
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct bb_home;
@@ -104,5 +105,13 @@ struct bb_net_stats {
 	uint64_t resent, timeouts, bad_tag, malformed, stale, nacks[BB_ST_MAX];
 };
 void bb_net_stats(const struct bb_net *net, struct bb_net_stats *out);
+
+/* From or to what another thread looks at: a word at a time. */
+static inline void bb_net_stats_copy(struct bb_net_stats *to, const struct bb_net_stats *from)
+{
+	for (size_t i = 0; i < sizeof(*to) / sizeof(uint64_t); i++)
+		__atomic_store_n((uint64_t *)to + i, __atomic_load_n((const uint64_t *)from + i, __ATOMIC_RELAXED),
+				 __ATOMIC_RELAXED);
+}
 
 #endif

@@ -41,18 +41,9 @@ const char *const bb_part_name[BB_PART_MAX] = {
 	[BB_PART_EXIT] = "exit",   [BB_PART_OTHER] = "other",	      [BB_PART_TOTAL] = "total",
 };
 
-static void watch(struct bb_pager *pg, int fd)
+static void watch(struct bb_pager *pg, int fd, uint32_t how)
 {
-	struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
-
-	if (fd >= 0 && epoll_ctl(pg->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
-		bb_error("pager: cannot watch a descriptor (error %d)", errno);
-}
-
-/* What the program writes there wakes us once, whatever the count says afterwards (EFD_SEMAPHORE). */
-static void watch_edge(struct bb_pager *pg, int fd)
-{
-	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.fd = fd };
+	struct epoll_event ev = { .events = EPOLLIN | how, .data.fd = fd };
 
 	if (fd >= 0 && epoll_ctl(pg->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
 		bb_error("pager: cannot watch a descriptor (error %d)", errno);
@@ -103,9 +94,10 @@ static void take_inbox(struct bb_pager *pg)
 		answer(p);
 		p->next = pg->programs;
 		pg->programs = p;
-		watch(pg, p->uffd);
-		watch_edge(pg, p->kick);
-		watch(pg, p->sock);
+		watch(pg, p->uffd, 0);
+		/* A kick wakes us once, whatever its count says afterwards (EFD_SEMAPHORE). */
+		watch(pg, p->kick, EPOLLET);
+		watch(pg, p->sock, 0);
 	}
 	pg->inbox = later;
 	pthread_mutex_unlock(&pg->lock);
@@ -216,18 +208,6 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 	}
 }
 
-/* For other threads, a word at a time. */
-static void publish_stats(struct bb_pager *pg)
-{
-	uint64_t *to = (uint64_t *)&pg->net_stats;
-	struct bb_net_stats now;
-	const uint64_t *from = (const uint64_t *)&now;
-
-	bb_net_stats(pg->net, &now);
-	for (size_t i = 0; i < sizeof(now) / sizeof(*to); i++)
-		__atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
-}
-
 static void sleep_until_work(struct bb_pager *pg)
 {
 	struct epoll_event ev[EVENTS];
@@ -246,7 +226,7 @@ static void sleep_until_work(struct bb_pager *pg)
 	}
 	if (poll_all(pg))
 		return;
-	publish_stats(pg);
+	bb_net_stats(pg->net, &pg->net_stats);
 	next = bb_net_next(pg->net);
 	wait = next <= pg->now ? 0 : next - pg->now;
 	if (wait > TICK_NS)
@@ -374,8 +354,8 @@ int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg)
 		pg->dels[i].next = pg->free_dels;
 		pg->free_dels = &pg->dels[i];
 	}
-	watch(pg, pg->wake);
-	watch(pg, bb_net_fd(pg->net));
+	watch(pg, pg->wake, 0);
+	watch(pg, bb_net_fd(pg->net), 0);
 	r = bb_again_load(pg);
 	if (r < 0) {
 		bb_net_free(pg->net);
@@ -602,9 +582,5 @@ void bb_pager_hist_reset(struct bb_pager *pg)
 
 void bb_pager_net_stats(struct bb_pager *pg, struct bb_net_stats *out)
 {
-	const uint64_t *from = (const uint64_t *)&pg->net_stats;
-	uint64_t *to = (uint64_t *)out;
-
-	for (size_t i = 0; i < sizeof(*out) / sizeof(*to); i++)
-		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+	bb_net_stats_copy(out, &pg->net_stats);
 }
