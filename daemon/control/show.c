@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "control/control.h"
+#include "net/inject.h"
 #include "net/net.h"
 #include "rights.h"
 
@@ -284,6 +285,23 @@ static json_t *net_show(struct bb_control *c, json_t *q)
 	return json_pack("{s:o, s:o}", "server", server(c), "pagers", pagers);
 }
 
+/* Of a bbd under test, see net/inject.h: shows the faults of its network, and sets others. */
+static json_t *net_faults(struct bb_control *c, json_t *q)
+{
+	const char *text = json_string_value(json_object_get(q, "set"));
+	json_t *done = json_object();
+	struct bb_inject_stats s;
+
+	if (text && bb_inject_set(text)) {
+		json_decref(done);
+		return json_string("these faults are not understood; they are like drop=5,dup=5,delay=5,seed=1, or off");
+	}
+	bb_inject_stats(&s);
+	for (int i = 0; i < BB_INJECT_WHATS; i++)
+		json_object_set_new(done, bb_inject_name[i], number(s.done[i]));
+	return json_pack("{s:s, s:I, s:o}", "faults", s.text, "seen", (json_int_t)s.seen, "done", done);
+}
+
 /* --- all of it -------------------------------------------------------------- */
 
 static json_t *show(struct bb_control *c, json_t *q)
@@ -324,6 +342,7 @@ static const struct {
 	{ "fault.reset", fault_reset, true },
 	{ "home.show", home_show, false },
 	{ "net.show", net_show, false },
+	{ "net.faults", net_faults, true },
 	{ "metrics.show", metrics_show, false },
 	{ "doctor.facts", doctor_facts, false },
 };
@@ -334,7 +353,7 @@ json_t *bb_control_answer(struct bb_control *c, json_t *request, bool may_set)
 	json_t *r;
 
 	for (size_t i = 0; name && i < sizeof(commands) / sizeof(commands[0]); i++) {
-		if (strcmp(commands[i].name, name))
+		if (strcmp(commands[i].name, name) || (commands[i].fn == net_faults && !bb_inject_enabled()))
 			continue;
 		if (commands[i].sets && !may_set)
 			return json_pack("{s:b, s:s}", "ok", 0, "error", "only root and bbd's own user may change things");

@@ -1,33 +1,159 @@
 /* SPDX-License-Identifier: MIT */
-/* See inject.h. */
+/*
+ * See inject.h.
+ *
+ * Theory of operation
+ * -------------------
+ * The rules are the process's. Every socket has a copy, and takes a new one
+ * when their generation has changed; packets that it holds then still come.
+ * What is counted, the N of nth=N too, is counted over all sockets.
+ *
+ * Lock order: the one lock here is held alone, while rules are copied.
+ */
 #include "net/inject.h"
 
 #include <errno.h>
-#include <stdbool.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <bluebridge/gptr.h>
+#include <bluebridge/wire.h>
+
 #include "clock.h"
 #include "log.h"
+#include "net/hello.h"
 
-#define HELD_MAX 64
+#define HELD_MAX 128
 #define HELD_BYTES 8192
-#define HOLD_NS 1000000ULL /* at most; others overtake meanwhile */
+#define MS 1000000ULL
+#define IP_UDP 48 /* what an MTU counts and a UDP socket does not show */
+
+static struct {
+	pthread_mutex_t lock;
+	struct bb_inject_rules rules;
+	char text[BB_INJECT_TEXT];
+	uint64_t set_at;
+	_Atomic uint32_t generation; /* 0: not enabled */
+	_Atomic uint64_t seen, done[BB_INJECT_WHATS], matched[BB_INJECT_RULES];
+} the = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 struct held {
 	bool used;
-	unsigned int after; /* packets that overtake it */
+	unsigned int after; /* packets that overtake it; 0: time alone counts */
 	uint64_t due;
 	struct bb_sock_packet p;
 	uint8_t data[HELD_BYTES];
 };
 
 struct bb_inject {
-	unsigned int drop, dup, delay; /* percent */
-	uint64_t rng;
+	uint32_t generation, salt;
+	struct bb_inject_rules rules;
+	uint64_t set_at, rng;
 	unsigned int nheld;
+	uint8_t changed[HELD_BYTES];
 	struct held held[HELD_MAX];
 };
+
+/* What a packet is, as rules see it. */
+struct kind {
+	enum bb_inject_dir dir;
+	int cmd;
+	uint32_t node, bytes;
+};
+
+/* --- of the whole process --------------------------------------------------- */
+
+bool bb_inject_enabled(void)
+{
+	return atomic_load(&the.generation) != 0;
+}
+
+/* The lock is held. */
+static int set(const char *text)
+{
+	struct bb_inject_rules rules;
+	int ret = bb_inject_parse(&rules, text);
+
+	if (ret)
+		return ret;
+	the.rules = rules;
+	the.set_at = bb_now_ns();
+	memcpy(the.text, text, strlen(text) + 1);
+	atomic_store(&the.seen, 0);
+	for (int i = 0; i < BB_INJECT_WHATS; i++)
+		atomic_store(&the.done[i], 0);
+	for (int i = 0; i < BB_INJECT_RULES; i++)
+		atomic_store(&the.matched[i], 0);
+	atomic_fetch_add(&the.generation, 1);
+	return 0;
+}
+
+int bb_inject_set(const char *text)
+{
+	int ret = -ENOENT;
+
+	pthread_mutex_lock(&the.lock);
+	if (bb_inject_enabled())
+		ret = set(text);
+	pthread_mutex_unlock(&the.lock);
+	return ret;
+}
+
+void bb_inject_stats(struct bb_inject_stats *out)
+{
+	pthread_mutex_lock(&the.lock);
+	memcpy(out->text, the.text, sizeof(out->text));
+	pthread_mutex_unlock(&the.lock);
+	out->seen = atomic_load(&the.seen);
+	for (int i = 0; i < BB_INJECT_WHATS; i++)
+		out->done[i] = atomic_load(&the.done[i]);
+}
+
+static void copy_rules(struct bb_inject *i)
+{
+	pthread_mutex_lock(&the.lock);
+	i->generation = atomic_load(&the.generation);
+	i->rules = the.rules;
+	i->set_at = the.set_at;
+	pthread_mutex_unlock(&the.lock);
+	i->rng = i->rules.seed ^ (uint64_t)i->salt << 32;
+}
+
+int bb_inject_new(struct bb_inject **out, uint32_t salt)
+{
+	const char *text = getenv("BB_TEST_NET");
+	struct bb_inject *i;
+	int ret = 0;
+
+	*out = NULL;
+	if (!text || !*text)
+		return 0;
+	pthread_mutex_lock(&the.lock);
+	if (!bb_inject_enabled() || strcmp(text, the.text))
+		ret = set(text);
+	pthread_mutex_unlock(&the.lock);
+	if (ret) {
+		bb_warn("BB_TEST_NET=%s is not understood: no faults are injected; it is like drop=5,dup=5,delay=5,seed=1",
+			text);
+		return 0;
+	}
+	i = calloc(1, sizeof(*i));
+	if (!i)
+		return -ENOMEM;
+	i->salt = salt;
+	copy_rules(i);
+	*out = i;
+	return 0;
+}
+
+void bb_inject_free(struct bb_inject *i)
+{
+	free(i);
+}
+
+/* --- packets ---------------------------------------------------------------- */
 
 static uint64_t next_random(struct bb_inject *i)
 {
@@ -39,68 +165,52 @@ static uint64_t next_random(struct bb_inject *i)
 	return z ^ (z >> 31);
 }
 
-static bool chance(struct bb_inject *i, unsigned int percent)
+static void count(enum bb_inject_what what)
 {
-	return percent && next_random(i) % 100 < percent;
+	atomic_fetch_add_explicit(&the.done[what], 1, memory_order_relaxed);
 }
 
-static int parse(struct bb_inject *i, const char *text)
+static bool chance(struct bb_inject *i, const struct bb_inject_rule *r, enum bb_inject_what what)
 {
-	while (*text) {
-		size_t name = strcspn(text, "=");
-		unsigned long v;
-		char *end;
+	return r->percent[what] && next_random(i) % 100 < r->percent[what];
+}
 
-		if (text[name] != '=')
-			return -EINVAL;
-		v = strtoul(text + name + 1, &end, 10);
-		if (end == text + name + 1 || (*end && *end != ','))
-			return -EINVAL;
-		if (name == 4 && !strncmp(text, "seed", name))
-			i->rng = v;
-		else if (v > 100)
-			return -EINVAL;
-		else if (name == 4 && !strncmp(text, "drop", name))
-			i->drop = (unsigned int)v;
-		else if (name == 3 && !strncmp(text, "dup", name))
-			i->dup = (unsigned int)v;
-		else if (name == 5 && !strncmp(text, "delay", name))
-			i->delay = (unsigned int)v;
-		else
-			return -EINVAL;
-		text = *end ? end + 1 : end;
+static struct kind kind_of(const struct bb_sock_packet *p)
+{
+	struct kind k = { .dir = BB_INJECT_HELLO, .cmd = BB_CMD_HELLO, .bytes = (uint32_t)p->len + IP_UDP };
+	struct bb_gptr from, to;
+	struct bb_hello h;
+
+	if (bb_gptr_decode(&p->from.sin6_addr, &from) && from.cmd & BB_CMD_REPLY) {
+		k.dir = BB_INJECT_REPLY;
+		k.cmd = from.cmd & BB_CMD_MASK;
+		k.node = from.node;
+	} else if (bb_gptr_decode(&p->to, &to) && to.cmd != BB_CMD_HELLO) {
+		k.dir = BB_INJECT_REQUEST;
+		k.cmd = to.cmd & BB_CMD_MASK;
+		k.node = bb_gptr_decode(&p->from.sin6_addr, &from) ? from.node : 0;
+	} else if (p->len >= sizeof(struct bb_hdr) &&
+		   !bb_hello_decode(&h, p->data + sizeof(struct bb_hdr), p->len - sizeof(struct bb_hdr))) {
+		k.node = h.node;
 	}
-	return 0;
+	return k;
 }
 
-int bb_inject_new(struct bb_inject **out, uint32_t salt)
+static bool applies(const struct bb_inject *i, unsigned int n, const struct kind *k, uint64_t now)
 {
-	const char *text = getenv("BB_TEST_NET");
-	struct bb_inject *i;
+	const struct bb_inject_rule *r = &i->rules.rule[n];
+	const uint64_t from = i->set_at + r->after_ms * MS;
 
-	*out = NULL;
-	if (!text || !*text)
-		return 0;
-	i = calloc(1, sizeof(*i));
-	if (!i)
-		return -ENOMEM;
-	if (parse(i, text)) {
-		bb_warn("BB_TEST_NET=%s is not understood: no faults are injected; it is like drop=5,dup=5,delay=5,seed=1",
-			text);
-		free(i);
-		return 0;
-	}
-	i->rng ^= (uint64_t)salt << 32;
-	*out = i;
-	return 0;
+	if ((r->dir && r->dir != k->dir) || (r->cmd >= 0 && r->cmd != k->cmd) || (r->node && r->node != k->node) ||
+	    (r->over && k->bytes <= r->over))
+		return false;
+	if (now < from || (r->for_ms && now >= from + r->for_ms * MS))
+		return false;
+	return !r->nth || atomic_fetch_add(&the.matched[n], 1) + 1 == r->nth;
 }
 
-void bb_inject_free(struct bb_inject *i)
-{
-	free(i);
-}
-
-static bool hold(struct bb_inject *i, const struct bb_sock_packet *p)
+/* Return: false where there is no room: it is not held then. */
+static bool hold(struct bb_inject *i, const struct bb_sock_packet *p, unsigned int after, uint64_t due)
 {
 	struct held *h;
 
@@ -109,8 +219,8 @@ static bool hold(struct bb_inject *i, const struct bb_sock_packet *p)
 	for (h = i->held; h->used; h++)
 		;
 	h->used = true;
-	h->after = 1 + (unsigned int)(next_random(i) % 8);
-	h->due = bb_now_ns() + HOLD_NS;
+	h->after = after;
+	h->due = due;
 	h->p = *p;
 	h->p.data = h->data;
 	memcpy(h->data, p->data, p->len);
@@ -124,12 +234,13 @@ static void release(struct bb_inject *i, bool packet, bb_inject_fn fn, void *arg
 
 	for (unsigned int k = 0; i->nheld && k < HELD_MAX; k++) {
 		struct held *h = &i->held[k];
+		bool overtaken = false;
 
 		if (!h->used)
 			continue;
 		if (packet && h->after)
-			h->after--;
-		if (h->after && now < h->due)
+			overtaken = !--h->after;
+		if (!overtaken && now < h->due)
 			continue;
 		fn(arg, &h->p);
 		h->used = false;
@@ -137,15 +248,66 @@ static void release(struct bb_inject *i, bool packet, bb_inject_fn fn, void *arg
 	}
 }
 
-void bb_inject_packet(struct bb_inject *i, const struct bb_sock_packet *p, bb_inject_fn fn, void *arg)
+static void flip(struct bb_inject *i, struct bb_sock_packet *p)
 {
-	if (chance(i, i->drop))
+	uint64_t bit;
+
+	if (!p->len || p->len > HELD_BYTES)
 		return;
-	if (chance(i, i->delay) && hold(i, p))
-		return;
-	fn(arg, p);
-	if (chance(i, i->dup))
-		fn(arg, p);
+	bit = next_random(i) % (p->len * 8);
+	if (p->data != i->changed)
+		memcpy(i->changed, p->data, p->len);
+	i->changed[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+	p->data = i->changed;
+	count(BB_INJECT_CORRUPT);
+}
+
+/* One rule. Return: how often the packet comes now; 0 where it was taken away. */
+static unsigned int apply(struct bb_inject *i, const struct bb_inject_rule *r, struct bb_sock_packet *p, uint64_t now)
+{
+	const uint64_t later = now + r->ms * MS;
+
+	if (chance(i, r, BB_INJECT_DROP)) {
+		count(BB_INJECT_DROP);
+		return 0;
+	}
+	if (chance(i, r, BB_INJECT_CORRUPT))
+		flip(i, p);
+	if (chance(i, r, BB_INJECT_DELAY) && hold(i, p, 0, later)) {
+		count(BB_INJECT_DELAY);
+		return 0;
+	}
+	if (chance(i, r, BB_INJECT_REORDER) && hold(i, p, 1 + (unsigned int)(next_random(i) % 8), later)) {
+		count(BB_INJECT_REORDER);
+		return 0;
+	}
+	if (chance(i, r, BB_INJECT_AGAIN) && hold(i, p, 0, later))
+		count(BB_INJECT_AGAIN);
+	if (!chance(i, r, BB_INJECT_DUP))
+		return 1;
+	count(BB_INJECT_DUP);
+	return 2;
+}
+
+void bb_inject_packet(struct bb_inject *i, const struct bb_sock_packet *packet, bb_inject_fn fn, void *arg)
+{
+	struct bb_sock_packet p = *packet;
+	unsigned int times = 1;
+	struct kind k;
+	uint64_t now;
+
+	if (atomic_load_explicit(&the.generation, memory_order_relaxed) != i->generation)
+		copy_rules(i);
+	atomic_fetch_add_explicit(&the.seen, 1, memory_order_relaxed);
+	if (i->rules.n) {
+		now = bb_now_ns();
+		k = kind_of(&p);
+		for (unsigned int n = 0; n < i->rules.n && times; n++)
+			if (applies(i, n, &k, now))
+				times *= apply(i, &i->rules.rule[n], &p, now);
+	}
+	for (; times; times--)
+		fn(arg, &p);
 	release(i, true, fn, arg);
 }
 
