@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One page of a program under its budget: the words' protocol of
+ * include/bluebridge/region.h with all that takes part in it, for spin.
+ *
+ *	thread()	reads and writes; its faults are queued by the kernel
+ *	dropper()	another thread: free, munmap, madvise (preload/page.c)
+ *	helper()	takes the page out (preload/evict.c)
+ *	pager()		serves faults, writes back, frees slots (daemon/pager/)
+ *	network()	loses, repeats, and keeps one copy of a WRITE for later
+ *	home()		does a request once (daemon/net/session.c)
+ *
+ * What a page holds is a version: 0 are zeros, each store makes a new one, and
+ * a hash is the version itself. Ring positions count modulo 2 * NSLOTS. gen is
+ * left out: words that differ only in it are equal here, so that the model
+ * allows more than the code does. Requests have no numbers: all that counts of
+ * a late copy is whether the home knows its number as done, or as given up.
+ *
+ * Every interleaving is searched. Found would be an assertion (lost write,
+ * stale read, credit beyond the limit or out of balance, a second write-back)
+ * or an invalid end state (an access that nobody wakes). With -DFAULT_x there
+ * is one mistake in it, which the search has to find (tests/bats/model.bats).
+ */
+#define NSLOTS 2
+#define LIMIT 1
+#ifndef STORES
+#define STORES 3
+#endif
+#ifndef DROPS
+#define DROPS 1
+#endif
+
+#include "word.pml"
+
+short pw = EMPTY;	/* the page's word */
+bool mapped;		/* in the program's page table */
+byte mem;		/* what it holds there */
+byte hash;		/* of the home copy, where HASHED */
+byte slot[NSLOTS];	/* staging memory */
+byte head, tail;	/* ctl->stage_head, ctl->stage_tail */
+byte credit;		/* ctl->resident */
+byte last;		/* what a read has to bring */
+
+byte flt;		/* 0 none, 1 queued by the kernel, 2 read by the pager */
+bool parked;
+
+/* The pager's own. */
+byte wb;		/* p->wb: a position */
+bool wb_open;		/* a request is open: bb_wb */
+bool wb_slot;
+byte wb_hash;
+byte fl;		/* bb_fill: 0 none, 1 asked, 2 answered */
+byte fl_v;
+
+/* The wire: WRITEs of the open request, its answer, a copy that is late. */
+bool wire;
+byte wire_v;
+byte ack;		/* 0 none, 1 done, 2 BUSY */
+bool late, late_cur, late_known;
+byte late_v;
+
+/* The home. */
+byte home_v;
+bool home_done;		/* the open request */
+bool busied;		/* said BUSY once */
+
+#define USED ((head + 2 * NSLOTS - tail) % (2 * NSLOTS))
+#define NEXT(pos) ((pos + 1) % (2 * NSLOTS))
+
+/* One compare-and-swap of the word. */
+#define CAS(ok, w, v) atomic { if :: pw == (w) -> pw = (v); ok = true :: else -> ok = false fi }
+
+inline wake() { flt = 0 } /* UFFDIO_WAKE: whoever waits, its message read or not */
+
+inline credit_give() { atomic { assert(credit > 0); credit-- } }
+
+/* --- the program ----------------------------------------------------------- */
+
+proctype thread()
+{
+	byte n;
+
+	do
+	:: n < STORES ->
+		if
+		:: atomic { mapped -> assert(mem == last) }		/* a read */
+		:: atomic { mapped -> n++; last = n; mem = n }		/* a write */
+		:: atomic { !mapped -> flt = 1 };
+			flt == 0
+		fi
+	:: n == STORES ->
+		if
+		:: atomic { mapped -> assert(mem == last); break }
+		:: atomic { !mapped -> flt = 1 };
+			flt == 0
+		fi
+	od
+}
+
+/* drop_some: page_claim, bb_pages_zap, page_empty */
+proctype dropper()
+{
+	short w;
+	byte n;
+	bool ok, claimed;
+
+	do
+	:: n < DROPS ->
+		n++;
+		claimed = false;
+		do	/* page_claim */
+		:: w = pw;
+			if
+			:: STATE(w) == EMPTY -> break
+			:: STATE(w) == RESIDENT || STATE(w) == STAGED || STATE(w) == REMOTE ->
+				CAS(ok, w, WITH(w, DROPPING));
+				if
+				:: ok -> claimed = true; break
+				:: else
+				fi
+			:: else -> STATE(pw) != STATE(w)
+			fi
+		od;
+		atomic {	/* bb_pages_zap */
+			if
+			:: claimed || mapped -> last = 0
+			:: else
+			fi;
+			ok = mapped;
+			mapped = false
+		};
+		if
+		:: claimed ->
+			/* page_empty; its credit is counted by the state that it had */
+#ifdef FAULT_DROP_NO_WAKE
+			atomic { pw = (pw & WB) | EMPTY };
+#else
+			atomic { ok = (pw & WAIT) != 0; pw = (pw & WB) | EMPTY };
+			if
+			:: ok -> wake()
+			:: else
+			fi;
+#endif
+			if
+			:: STATE(w) == RESIDENT -> credit_give()
+			:: else
+			fi
+		:: else
+		fi;
+		w = 0; ok = false; claimed = false
+	:: n == DROPS -> break
+	od
+}
+
+/* --- the helper ------------------------------------------------------------ */
+
+/* release_busy; the wake follows the swap */
+inline release_busy(set, clear)
+{
+	atomic { ok = (pw & WAIT) != 0; pw = (pw & ~(clear | M_STATE | WAIT)) | (set) };
+#ifndef FAULT_EVICT_NO_WAKE
+	if
+	:: ok -> wake()
+	:: else
+	fi
+#endif
+}
+
+proctype helper()
+{
+	short w, set;
+	byte v, pos;
+	bool ok;
+
+end:	do
+	:: STATE(pw) == RESIDENT && USED < NSLOTS ->	/* pick */
+		w = pw;
+		if
+		:: STATE(w) == RESIDENT ->
+			CAS(ok, w, WITH(w, EVICTING))
+		:: else -> ok = false
+		fi;
+		if
+		:: !ok
+		:: ok ->
+			atomic {	/* move_run: UFFDIO_MOVE */
+				ok = mapped;
+				if
+				:: mapped -> v = mem; mapped = false
+				:: else
+				fi
+			};
+			if
+			:: !ok ->	/* ENOENT */
+				release_busy(EMPTY, HASHED | M_RX);
+				credit_give()
+			:: else ->	/* stage */
+				if
+				:: v == 0 -> release_busy(EMPTY, HASHED | M_RX)
+				:: else ->
+					pos = head % NSLOTS;
+					slot[pos] = v;
+					set = WITH_SLOT(STAGED, pos);
+					if
+					:: (w & HASHED) && !(w & WB) && hash == v
+					:: else -> set = set | DIRTY
+					fi;
+					head = NEXT(head);
+					release_busy(set, M_SLOT | DIRTY)
+				fi;
+				credit_give()	/* run_batch */
+			fi
+		fi;
+		w = 0; set = 0; v = 0; pos = 0; ok = false
+	od
+}
+
+/* --- the pager ------------------------------------------------------------- */
+
+/* bb_word_leave */
+inline word_leave(set, clear)
+{
+	atomic { ok = (pw & WAIT) != 0; pw = (pw & ~(clear | M_STATE | WAIT | M_FROM)) | (set) };
+	if
+	:: ok -> wake()
+	:: else
+	fi
+}
+
+/* bb_fill_install, arrived; UFFDIO_COPY wakes, and so does EEXIST */
+inline install(v, clear)
+{
+	atomic {
+		assert(credit <= LIMIT);
+		if
+		:: !mapped -> mapped = true; mem = v
+		:: else
+		fi;
+		wake()
+	};
+	word_leave(RESIDENT, clear | M_SLOT | DIRTY)
+}
+
+/* bb_page_claim and the claim of fault.c */
+inline claim()
+{
+	atomic {
+		if
+		:: credit + 1 > LIMIT -> parked = true; got = false
+		:: else -> credit++; got = true
+		fi
+	};
+	if
+	:: !got
+	:: else ->
+		CAS(ok, w, FILL_OF(w));
+		if
+		:: ok
+		:: else ->
+			credit_give();
+			wake();
+			got = false
+		fi
+	fi
+}
+
+/* serve, with serve_empty, serve_staged, serve_remote, serve_resident */
+inline serve()
+{
+	parked = false;
+	do
+	:: w = pw;
+		if
+		:: STATE(w) == EMPTY ->
+			claim();
+			if
+			:: got -> install(0, HASHED | M_RX)
+			:: else
+			fi;
+			break
+		:: STATE(w) == STAGED ->
+			claim();
+			if
+			:: got -> install(slot[SLOT(w)], 0)
+			:: else
+			fi;
+			break
+		:: STATE(w) == REMOTE ->
+			claim();
+			if
+			:: got -> fl = 1
+			:: else
+			fi;
+			break
+		:: STATE(w) == RESIDENT ->
+			CAS(ok, w, FILL_OF(w));
+			if
+			:: ok ->
+#ifdef FAULT_CREDIT_TWICE
+				credit++;
+#endif
+				install(0, 0)
+			:: else -> wake()
+			fi;
+			break
+		:: STATE(w) == FILLING -> break
+		:: STATE(w) == EVICTING || STATE(w) == DROPPING ->
+#ifdef FAULT_WAIT_BLIND
+			pw = w | WAIT;
+			break
+#else
+			CAS(ok, w, w | WAIT);
+			if
+			:: ok -> break
+			:: else
+			fi
+#endif
+		fi
+	od
+}
+
+/* write_back, at most one slot of it */
+inline write_back()
+{
+	w = pw;
+	pos = wb % NSLOTS;
+	if
+	:: STATE(w) != STAGED || SLOT(w) != pos || !(w & DIRTY) ->
+		wb = NEXT(wb)
+#ifndef FAULT_SECOND_WRITE
+	:: STATE(w) == STAGED && SLOT(w) == pos && (w & DIRTY) && (w & WB)	/* break */
+#endif
+	:: else ->
+#ifdef FAULT_HASHED_EARLY
+		CAS(ok, w, (w | WB | HASHED) & ~DIRTY);
+#else
+		CAS(ok, w, (w & ~HASHED) | WB);
+#endif
+		if
+		:: ok ->
+			atomic {
+				assert(!wb_open);
+				wb_open = true;
+				wb_slot = pos;
+				wb_hash = slot[pos];
+#ifdef FAULT_HASHED_EARLY
+				hash = slot[pos];
+#endif
+				wire = true;
+				wire_v = slot[pos];
+				home_done = false;
+				late_cur = false
+			}
+		:: else
+		fi;
+		wb = NEXT(wb)
+	fi
+}
+
+/* written */
+inline written()
+{
+	got = (ack == 1);
+	atomic { wb_open = false; ack = 0; wire = false };
+	if
+	:: !got -> wb = tail
+	:: else -> hash = wb_hash
+	fi;
+	do
+	:: w = pw;
+		set = w & ~WB;
+		if
+		:: !got || STATE(w) == EMPTY || STATE(w) == DROPPING
+		:: else ->
+			set = set | HASHED;
+			if
+#ifdef FAULT_DIRTY_ANY_SLOT
+			:: STATE(w) == STAGED -> set = set & ~DIRTY
+#else
+			:: STATE(w) == STAGED && SLOT(w) == wb_slot -> set = set & ~DIRTY
+#endif
+			:: else
+			fi
+		fi;
+		CAS(ok, w, set);
+		if
+		:: ok -> break
+		:: else
+		fi
+	od
+}
+
+/* free_slots, at most one slot of it */
+inline free_slots()
+{
+	w = pw;
+	pos = tail % NSLOTS;
+	if
+	:: STATE(w) == STAGED && SLOT(w) == pos ->
+#ifdef FAULT_FREE_DIRTY
+		if
+		:: w & WB
+#else
+		if
+		:: (w & DIRTY) || (w & WB) ->
+			if
+			:: !(w & WB) -> wb = tail
+			:: else
+			fi
+		:: !(w & (DIRTY | WB)) && !(w & HASHED) ->
+			CAS(ok, w, w | DIRTY);
+			wb = tail
+#endif
+		:: else ->
+			CAS(ok, w, WITH_SLOT(WITH(w, REMOTE), 0));
+			if
+			:: ok -> tail = NEXT(tail)
+			:: else
+			fi
+		fi
+#ifndef FAULT_FREE_SENDING
+	:: !(STATE(w) == STAGED && SLOT(w) == pos) && wb_open && wb_slot == pos	/* slot_busy */
+#endif
+	:: else -> tail = NEXT(tail)
+	fi
+}
+
+#define UNWRITTEN (wb != head)
+#define WB_WAITS (STATE(pw) == STAGED && SLOT(pw) == wb % NSLOTS && (pw & WB))
+#define SENDING (wb_open && wb_slot == tail % NSLOTS)
+#ifdef FAULT_FREE_SENDING
+#undef SENDING
+#define SENDING false
+#endif
+#define FREE_WAITS ((STATE(pw) == STAGED && SLOT(pw) == tail % NSLOTS && (pw & WB)) || SENDING)
+
+proctype pager()
+{
+	short w, set;
+	byte pos;
+	bool ok, got;
+
+end:	do
+	:: flt == 1 -> atomic { if :: flt == 1 -> flt = 2 :: else fi };	/* bb_fault_poll */
+		serve();
+		w = 0; ok = false; got = false
+	:: parked && credit < LIMIT -> serve();			/* bb_fault_unpark */
+		w = 0; ok = false; got = false
+	:: fl == 2 ->						/* done */
+		assert(fl_v == hash && (pw & HASHED));		/* intact */
+		install(fl_v, 0);
+		fl = 0; fl_v = 0; ok = false
+	:: UNWRITTEN && !WB_WAITS -> write_back();
+		w = 0; pos = 0; ok = false
+	:: ack -> written();
+		w = 0; set = 0; ok = false; got = false
+	:: tail != wb && !FREE_WAITS -> free_slots();
+		w = 0; pos = 0; ok = false
+	:: atomic { wb_open && !wire && !ack -> wire = true; wire_v = slot[wb_slot] }	/* again */
+	od
+}
+
+/* --- the others ------------------------------------------------------------ */
+
+/* bb_sessions_slot and the WRITE behind it, of the open request */
+inline arrive(v)
+{
+	if
+	:: !home_done -> home_v = v; home_done = true
+	:: else
+	fi;
+	late_known = true;	/* it is done, or below the floor */
+	ack = 1
+}
+
+proctype home()
+{
+end:	do
+	:: atomic { wire ->
+		wire = false;
+		if
+#ifdef LATE
+		:: !late -> late = true; late_cur = true; late_known = false; late_v = wire_v
+#endif
+		:: true
+		fi;
+		if
+#ifdef LATE
+		:: !home_done && !busied -> busied = true; ack = 2;
+			if
+			:: late && !late_cur -> late_known = true
+			:: else
+			fi
+#endif
+		:: wb_open -> arrive(wire_v)
+		:: true		/* lost */
+		fi }
+	:: atomic { late ->
+		late = false;
+		if
+#ifndef FAULT_NO_NUMBERS
+		:: late_known		/* done before, or STALE */
+		:: !late_known && late_cur && wb_open -> arrive(late_v)
+		:: !late_known && !(late_cur && wb_open) -> home_v = late_v
+#else
+		:: home_v = late_v
+#endif
+		fi;
+		late_cur = false; late_known = false; late_v = 0 }
+	:: atomic { fl == 1 -> fl_v = home_v; fl = 2 }	/* READ */
+	od
+}
+
+
+init { atomic { run thread(); run dropper(); run helper(); run pager(); run home() } }
+
