@@ -248,13 +248,13 @@ static void release(struct bb_inject *i, bool packet, bb_inject_fn fn, void *arg
 	}
 }
 
-static void flip(struct bb_inject *i, struct bb_sock_packet *p)
+static void flip(struct bb_inject *i, const struct bb_inject_rule *r, struct bb_sock_packet *p)
 {
 	uint64_t bit;
 
 	if (!p->len || p->len > HELD_BYTES)
 		return;
-	bit = next_random(i) % (p->len * 8);
+	bit = (r->bit < 0 ? next_random(i) : (uint64_t)r->bit) % (p->len * 8);
 	if (p->data != i->changed)
 		memcpy(i->changed, p->data, p->len);
 	i->changed[bit / 8] ^= (uint8_t)(1u << (bit % 8));
@@ -272,7 +272,7 @@ static unsigned int apply(struct bb_inject *i, const struct bb_inject_rule *r, s
 		return 0;
 	}
 	if (chance(i, r, BB_INJECT_CORRUPT))
-		flip(i, p);
+		flip(i, r, p);
 	if (chance(i, r, BB_INJECT_DELAY) && hold(i, p, 0, later)) {
 		count(BB_INJECT_DELAY);
 		return 0;

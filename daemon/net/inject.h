@@ -13,7 +13,7 @@
  *	drop	it never comes		dup	it comes twice
  *	delay	it comes ms later	again	it comes now, and once more ms later
  *	reorder	one to eight others overtake it, or ms pass
- *	corrupt	one of its bits is another
+ *	corrupt	one of its bits is another (bit=N: this one, from 0; else any)
  *
  * To which, all that are given:
  *
@@ -56,6 +56,7 @@ struct bb_inject_rule {
 	int cmd;		/* -1: any */
 	uint32_t node, over;	/* 0: any */
 	uint64_t nth;		/* 0: all */
+	int64_t bit;		/* -1: any */
 	uint64_t ms, after_ms, for_ms; /* for_ms 0: without end */
 };
 

@@ -90,6 +90,11 @@ static int take(struct bb_inject_rules *all, struct bb_inject_rule *r, const str
 		*(is(p, "node") ? &r->node : &r->over) = (uint32_t)v;
 		return ret;
 	}
+	if (is(p, "bit")) {
+		ret = number(p, 65535, &v);
+		r->bit = (int64_t)v;
+		return ret;
+	}
 	if (is(p, "nth"))
 		return number(p, ~0ULL, &r->nth);
 	if (is(p, "seed"))
@@ -124,7 +129,7 @@ int bb_inject_parse(struct bb_inject_rules *out, const char *text)
 			if (out->n == BB_INJECT_RULES)
 				return -EINVAL;
 			r = &out->rule[out->n++];
-			*r = (struct bb_inject_rule){ .cmd = -1, .ms = 1 };
+			*r = (struct bb_inject_rule){ .cmd = -1, .ms = 1, .bit = -1 };
 		}
 		ret = take(out, r, &p);
 		if (ret)

@@ -69,6 +69,8 @@ struct bb_net_req {
 		void *peer;
 		uint8_t where;		/* which list it is in */
 		bool asked;		/* WRITE: a PROBE waits for its answer */
+		bool shrunk;		/* READ: small segments are asked for on a doubt */
+		uint8_t none;		/* WRITE: so often nothing of it has arrived */
 	} t;
 };
 

@@ -15,9 +15,6 @@
 #define RX_BUFFERS 32
 #define RX_BYTES 65536 /* datagrams that the kernel has joined (UDP_GRO) */
 #define SEEN_NS 100000000ULL
-#define MTU_NS 2000000000ULL
-
-#define MTU_SMALL_ONLY 1
 
 /* --- requests ----------------------------------------------------------- */
 
@@ -73,6 +70,7 @@ void bb_udp_unlink(struct bb_udp *u, struct bb_net_req *r)
 
 	DL_DELETE2(*list, r, t.prev, t.next);
 	r->t.where = BB_UDP_NOWHERE;
+	bb_udp_untried(p, r);
 	ring_clear(u, r);
 	r->t.id = 0;
 	p->inflight -= bb_udp_charge(r);
@@ -92,27 +90,6 @@ void bb_udp_finish(struct bb_udp *u, struct bb_net_req *r, uint8_t status)
 }
 
 /* --- peers -------------------------------------------------------------- */
-
-void bb_udp_measure(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
-{
-	struct sockaddr_in6 to = { .sin6_family = AF_INET6, .sin6_port = htobe16(u->cfg->port) };
-	const struct bb_gptr g = { .tenant = u->cfg->tenant, .node = p->node };
-	socklen_t len = sizeof(int);
-	struct bb_peer info;
-	int mtu = 0;
-
-	if (p->mtu_at && now - p->mtu_at < MTU_NS)
-		return;
-	p->mtu_at = now;
-	bb_gptr_encode(&g, &to.sin6_addr);
-	if (connect(u->probe_fd, (const struct sockaddr *)&to, sizeof(to)) ||
-	    getsockopt(u->probe_fd, IPPROTO_IPV6, IPV6_MTU, &mtu, &len))
-		mtu = MTU_SMALL_ONLY;
-	/* What the other end has measured counts as well. */
-	if (bb_peers_get(u->table, p->node, &info) && info.mtu && info.mtu < (uint32_t)mtu)
-		mtu = (int)info.mtu;
-	p->small = mtu < BB_WIRE_MTU_LARGE;
-}
 
 static struct bb_udp_peer *peer_add(struct bb_udp *u, uint16_t node)
 {
@@ -181,8 +158,8 @@ static int submit(struct bb_transport *t, struct bb_net_req *r)
 }
 
 /*
- * The path has become narrower than a large segment: start over with small
- * ones, as other messages. What has arrived of the old ids is stale from then on.
+ * Large segments do not get through any more: start over with small ones, as
+ * other messages. What has arrived of the old ids is stale from then on.
  */
 static void recut_list(struct bb_udp *u, struct bb_net_req *list)
 {
@@ -196,16 +173,15 @@ static void recut_list(struct bb_udp *u, struct bb_net_req *list)
 		r->t.ngot = r->t.nsent = 0;
 		r->t.resend_at = 0;
 		r->t.asked = false;
+		r->t.none = 0;
 		bb_udp_link(u, r, r->cmd == BB_CMD_WRITE ? BB_UDP_IN_WRITES : BB_UDP_IN_READS, true);
 	}
 }
 
-static void recut(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
+static void recut(struct bb_udp *u, struct bb_udp_peer *p)
 {
 	p->narrow = false;
 	u->nnarrow--;
-	p->small = true;
-	p->mtu_at = now;
 	recut_list(u, p->open);
 	recut_list(u, p->writes);
 	bb_udp_dirty(u, p);
@@ -226,7 +202,7 @@ static void push_all(struct bb_udp *u, uint64_t now)
 		bb_udp_tx_flush(u);
 		for (unsigned int i = 0; u->nnarrow && i < u->npeers; i++)
 			if (u->peer[i]->narrow)
-				recut(u, u->peer[i], now);
+				recut(u, u->peer[i]);
 	} while (u->ndirty);
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The UDP transport, as its files share it: udp.c (peers, queues, timers, the
- * transport itself), udp_tx.c (what goes out), udp_rx.c (what comes back).
+ * transport itself), udp_path.c (what a path carries), udp_tx.c (what goes out),
+ * udp_rx.c (what comes back).
  * Nobody else includes this.
  *
  * Theory of operation
@@ -51,13 +52,22 @@ _Static_assert(BB_UDP_BUFFER_BYTES >= BB_RUN_PAGES_MAX * BB_PAGE_SIZE, "a run fi
 
 enum bb_udp_where { BB_UDP_NOWHERE = 0, BB_UDP_IN_READS, BB_UDP_IN_WRITES, BB_UDP_IN_OPEN };
 
+/* Do large segments get through, in one direction? See udp_path.c. */
+struct bb_udp_way {
+	uint64_t passed_at;	/* one came through */
+	uint64_t trial_at;	/* they vanish: one is tried from then on; 0: they pass */
+	uint64_t wait;		/* from one trial to the next */
+	struct bb_net_req *trial; /* under way */
+};
+
 struct bb_udp_peer {
 	uint16_t node;
-	bool small;		/* the path carries small segments only */
+	bool small;		/* interfaces and routes carry small segments only */
 	bool dirty;		/* has something that may be sent */
 	bool narrow;		/* a large segment did not fit just now */
 	uint64_t seen_at;	/* in the table of peers */
 	uint64_t mtu_at;	/* path MTU asked for; 0: to be asked again */
+	struct bb_udp_way there, back; /* of WRITEs, of answers to READs */
 	struct bb_net_req *reads, *writes; /* wait for the window */
 	struct bb_net_req *open;
 
@@ -143,8 +153,30 @@ void bb_udp_link(struct bb_udp *u, struct bb_net_req *r, enum bb_udp_where where
 void bb_udp_finish(struct bb_udp *u, struct bb_net_req *r, uint8_t status);
 /* A loss was seen: halves the window, at most once a round trip. */
 void bb_udp_cut(struct bb_udp_peer *p, uint64_t now);
+/*
+ * An answer will come in nseg segments: of what has come until now nothing
+ * counts. Return: false where there is no buffer for them.
+ */
+bool bb_udp_recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg);
+
+/* --- udp_path.c ----------------------------------------------------------- */
+
 /* Path MTU of the peer, if the last answer is old. */
 void bb_udp_measure(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now);
+/* How is it to be cut now? */
+bool bb_udp_small(struct bb_udp_peer *p, const struct bb_net_req *r, uint64_t now);
+/* It goes out as large segments. */
+void bb_udp_large(struct bb_udp_peer *p, struct bb_net_req *r);
+/* A large segment of it has arrived. */
+void bb_udp_passed(struct bb_udp_peer *p, const struct bb_net_req *r, uint64_t now);
+/* It is no longer under way. */
+void bb_udp_untried(struct bb_udp_peer *p, const struct bb_net_req *r);
+/* A READ that is overdue: asks for small segments where large ones seem to vanish. */
+void bb_udp_doubt(struct bb_udp *u, struct bb_net_req *r, uint64_t now);
+/* Small segments of it have come. */
+void bb_udp_small_came(struct bb_udp *u, struct bb_net_req *r, uint64_t now);
+/* Of the large segments of a WRITE none has arrived. */
+void bb_udp_none_came(struct bb_udp *u, struct bb_net_req *r, uint64_t now);
 
 /* --- udp_tx.c ------------------------------------------------------------- */
 

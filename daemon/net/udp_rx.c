@@ -55,8 +55,7 @@ static void finish(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *
 
 /* --- by command --------------------------------------------------------- */
 
-/* The home may have cut its answer otherwise than we asked. */
-static bool recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg)
+bool bb_udp_recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg)
 {
 	struct bb_udp_peer *p = r->t.peer;
 
@@ -82,8 +81,13 @@ static void got_pages(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 		u->sh->stats.malformed++;
 		return;
 	}
-	if (m->nseg != r->t.nseg && !recut(u, r, m->nseg))
+	/* The home may have cut its answer otherwise than we asked. */
+	if (m->nseg != r->t.nseg && !bb_udp_recut(u, r, m->nseg))
 		return;
+	if (m->length == BB_SEG_LARGE)
+		bb_udp_passed(p, r, u->now);
+	else if (r->t.shrunk)
+		bb_udp_small_came(u, r, u->now);
 	if (m->nseg == 1) {
 		r->data = m->payload;
 		finish(u, r, m);
@@ -121,6 +125,8 @@ static void got_state(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 		u->sh->stats.malformed++;
 		return;
 	}
+	if (n > r->t.ngot && r->t.nseg == r->npages)
+		bb_udp_passed(p, r, u->now);
 	if (n == r->t.nseg) {
 		finish(u, r, m);
 		return;
@@ -133,6 +139,8 @@ static void got_state(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 	p->inflight -= bb_udp_charge(r);
 	if (n > r->t.ngot)
 		acknowledged(p, (uint32_t)(n - r->t.ngot));
+	else if (r->t.nseg == r->npages && bb_udp_charge(r))
+		bb_udp_none_came(u, r, u->now);
 	memcpy(r->t.got, got, sizeof(r->t.got));
 	r->t.ngot = (uint16_t)n;
 	if (bb_udp_charge(r)) {
@@ -149,8 +157,13 @@ static void got_state(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 
 static void got_refusal(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m)
 {
-	if (m->status == BB_ST_BUSY) { /* until the deadline, when it is what is said */
-		r->status = BB_ST_BUSY;
+	/*
+	 * BUSY: until the deadline, when it is what is said. VERSION is said of
+	 * packets whose tag could not be looked at, damaged ones among them: once
+	 * is not enough.
+	 */
+	if (m->status == BB_ST_BUSY || (m->status == BB_ST_VERSION && r->status != BB_ST_VERSION)) {
+		r->status = m->status;
 		r->t.tries = 2;
 		return;
 	}

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "clock.h"
+
 /* --- packets ------------------------------------------------------------ */
 
 void bb_udp_tx_flush(struct bb_udp *u)
@@ -28,6 +30,8 @@ void bb_udp_tx_flush(struct bb_udp *u)
 		/* Anything else is a loss like others: it is sent again in time. */
 		if (errno == EMSGSIZE && tx->iov[i][1].iov_len == BB_SEG_LARGE && !tx->peer[i]->narrow) {
 			tx->peer[i]->narrow = true;
+			tx->peer[i]->small = true;
+			tx->peer[i]->mtu_at = bb_now_ns();
 			u->nnarrow++;
 		}
 		i++;
@@ -123,9 +127,9 @@ static void tx_request(struct bb_udp *u, struct bb_net_req *r)
 /* --- the window --------------------------------------------------------- */
 
 /* Into how many segments it is cut on this path. */
-static uint16_t segments(const struct bb_udp_peer *p, const struct bb_net_req *r)
+static uint16_t segments(struct bb_udp_peer *p, const struct bb_net_req *r, uint64_t now)
 {
-	const unsigned int spp = p->small ? BB_SEGS_SMALL : 1;
+	const unsigned int spp = bb_udp_small(p, r, now) ? BB_SEGS_SMALL : 1;
 
 	switch (r->cmd) {
 	case BB_CMD_CREATE:
@@ -140,16 +144,17 @@ static uint16_t segments(const struct bb_udp_peer *p, const struct bb_net_req *r
 }
 
 /* Gives it an id, and a buffer where its answer needs one. Return: false where it must wait. */
-static bool start(struct bb_udp *u, struct bb_udp_peer *p, struct bb_net_req *r)
+static bool start(struct bb_udp *u, struct bb_udp_peer *p, struct bb_net_req *r, uint64_t now)
 {
 	const bool tracked = bb_wire_tracked(r->cmd);
 
-	r->t.nseg = segments(p, r);
+	r->t.nseg = segments(p, r, now);
 	if (tracked) {
 		if (p->next_id - p->floor >= BB_SESSION_OPEN_MAX)
 			return false;
 		r->t.id = p->next_id++;
 		p->ring[r->t.id % BB_SESSION_WINDOW] = r;
+		bb_udp_large(p, r);
 		return true;
 	}
 	if (u->nreads == BB_UDP_READS || (r->t.nseg > 1 && !r->t.buf && !u->nfree))
@@ -161,6 +166,7 @@ static bool start(struct bb_udp *u, struct bb_udp_peer *p, struct bb_net_req *r)
 	r->t.id = u->next_read++;
 	u->read_ring[r->t.id % BB_UDP_READS] = r;
 	u->nreads++;
+	bb_udp_large(p, r);
 	return true;
 }
 
@@ -206,9 +212,9 @@ void bb_udp_push(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
 	if (p->reads || p->writes)
 		bb_udp_measure(u, p, now);
 	DL_FOREACH_SAFE2(p->reads, r, next, t.next) {
-		if (p->inflight && p->inflight + segments(p, r) > p->window)
+		if (p->inflight && p->inflight + segments(p, r, now) > p->window)
 			break;
-		if (!start(u, p, r))
+		if (!start(u, p, r, now))
 			continue;
 		DL_DELETE2(p->reads, r, t.prev, t.next);
 		bb_udp_link(u, r, BB_UDP_IN_OPEN, false);
@@ -218,7 +224,7 @@ void bb_udp_push(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
 		sent(u, p, r, now);
 	}
 	while ((r = p->writes) && !r->t.asked) {
-		if (!r->t.id && (p->inflight >= p->window || !start(u, p, r)))
+		if (!r->t.id && (p->inflight >= p->window || !start(u, p, r, now)))
 			break;
 		if (!push_write(u, p, r, now))
 			break;
@@ -245,6 +251,7 @@ void bb_udp_resend(struct bb_udp *u, struct bb_net_req *r, uint64_t now)
 
 	if (r->status != BB_ST_BUSY)
 		bb_udp_cut(p, now);
+	bb_udp_doubt(u, r, now);
 	r->t.tries++;
 	/* Backs off from who is silent; the window is what yields to a full path. */
 	if (p->heard_at > r->t.resend_at - r->t.rto)

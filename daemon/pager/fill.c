@@ -17,7 +17,7 @@
 
 #define AGAIN_MAX 100
 
-#define TRIES 3
+#define TRIES 8
 
 void bb_fill_wake(struct bb_program *p, uint32_t page, uint32_t n)
 {
@@ -213,21 +213,25 @@ static bool intact(struct bb_program *p, uint32_t page, const void *data)
 	return h.low64 == p->hash[page].lo && h.high64 == p->hash[page].hi;
 }
 
-/* Puts pages back that could not be had: REMOTE again, or lost if waited for. */
-static void failed(struct bb_fill *f, const char *why)
+/* Only the first n of its pages: the others are REMOTE again. Who waits for one asks for itself. */
+static void shorten(struct bb_fill *f, uint32_t n)
 {
 	struct bb_program *p = f->prog;
 
-	for (uint32_t i = 0; i < f->n; i++) {
-		if (i == 0 && f->demand) {
-			bb_fill_lost(p, f->page, why, p->rx[f->rx].node);
-			continue;
-		}
-		/* A prefetched page: a thread that waits for it asks for itself. */
+	for (uint32_t i = n; i < f->n; i++) {
 		bb_word_leave(p, f->page + i, BB_P_REMOTE, 0);
 		bb_credit_give(p->ctl, 1);
 		bb_fill_wake(p, f->page + i, 1);
 	}
+	f->n = n;
+}
+
+/* Puts pages back that could not be had: REMOTE again, or lost if waited for. */
+static void failed(struct bb_fill *f, const char *why)
+{
+	if (f->demand)
+		bb_fill_lost(f->prog, f->page, why, f->prog->rx[f->rx].node);
+	shorten(f, f->demand ? 1 : 0);
 }
 
 static void account(struct bb_fill *f, uint64_t t_got, uint64_t t_end)
@@ -279,12 +283,16 @@ static void done(struct bb_net_req *req)
 	if (i < f->n) {
 		bb_warn("program %u (%s): host %u gave other bytes than were written to page %lx (try %u of %u)", p->pid,
 			p->comm, req->node, (unsigned long)bb_prog_addr(p, f->page + i), f->tries + 1, TRIES);
-		if (++f->tries < TRIES && t_got < req->deadline) {
+		/* What came before it is good. The page that is waited for is asked for again, alone. */
+		shorten(f, i ? i : f->demand);
+		if (!i && f->demand && ++f->tries < TRIES && t_got < req->deadline) {
 			submit(f);
 			return;
 		}
-		failed(f, "gave other bytes than were written");
-		goto out;
+		if (!i) {
+			failed(f, "gave other bytes than were written");
+			goto out;
+		}
 	}
 	bb_fill_install(p, f->page, f->n, data, BB_P_REMOTE, f->demand ? 0 : BB_PW_PREFETCH, 0);
 	if (f->demand) {
