@@ -169,7 +169,7 @@ struct bb_program {
 	uint8_t *stage;
 	uint64_t base;
 	uint32_t npages, nextents, nslots;
-	int64_t limit;		/* granted, staging excluded */
+	_Atomic int64_t limit;	/* granted, staging excluded; the control thread sets it */
 	uint64_t features;
 
 	/* Home memory. Index 0 is never used. */
