@@ -201,8 +201,11 @@ static int incarnation(struct bb_keep *keep, const struct bb_config *cfg, uint32
 	}
 	k = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);
-	if (k == MAP_FAILED)
-		return -errno;
+	if (k == MAP_FAILED) {
+		r = -errno;
+		bb_error("cannot map kept memory (%s)", strerrordesc_np(-r));
+		return r;
+	}
 	if (found && k->magic == KEPT_MAGIC && (k->layout != KEPT_LAYOUT || k->node != cfg->node ||
 						 k->tenant != cfg->tenant)) {
 		bb_error("the memory of node %u, tenant %u is kept at this socket, by a bbd with layout %u: start that one, or "

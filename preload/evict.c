@@ -419,6 +419,8 @@ static bool make_room(int64_t target)
 	struct bb_region *g = &bb_rg;
 	unsigned int fruitless = 0;
 
+	/* What mlockall locked stays: the kernel moves locked pages to a locked place only. */
+	(void)bb_sys_munlock((void *)g->staging, BATCH * BB_PAGE_SIZE);
 	while (room() < target && !atomic_load(&g->ctl->closing)) {
 		unsigned int max = slots_free();
 		uint32_t used_extents;

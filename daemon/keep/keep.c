@@ -288,8 +288,10 @@ int bb_keep_open(struct bb_keep **out, const char *path, unsigned int keep_ms)
 	struct stat st;
 	int r;
 
-	if (!k)
+	if (!k) {
+		bb_error("cannot keep memory (%s)", strerrordesc_np(ENOMEM));
 		return -ENOMEM;
+	}
 	pthread_mutex_init(&k->lock, NULL);
 	k->ms = keep_ms;
 	k->sock = -1;

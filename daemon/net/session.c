@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#define HASH_NONFATAL_OOM 1 /* else it ends the process, and says nothing */
 #include <uthash.h>
 
 #include "clock.h"
@@ -59,6 +60,10 @@ static struct session *add(struct bb_sessions *s, const struct key *key, struct 
 	e->last = now;
 	e->floor = kept->floor;
 	HASH_ADD(hh, s->all, key, sizeof(e->key), e);
+	if (!e->hh.tbl) {
+		free(e);
+		return NULL;
+	}
 	return e;
 }
 
@@ -178,8 +183,11 @@ static struct session *find(struct bb_sessions *s, const struct key *key, uint64
 	}
 	kept = kept_new(s, key);
 	e = kept ? add(s, key, kept, now) : NULL;
-	if (!e)
+	if (!e) {
+		if (kept)
+			kept->node = 0;
 		return NULL;
+	}
 out:
 	s->hot = e;
 	return e;

@@ -41,7 +41,7 @@ teardown_file() {
 
 setup() {
 	need_root
-	[[ $SWAP ]] || skip "no swap file can be used here"
+	[[ $SWAP || $BATS_TEST_DESCRIPTION == locked* ]] || skip "no swap file can be used here"
 }
 
 teardown() {
@@ -90,7 +90,7 @@ swapping() {
 	rack_up 2
 	run paged 32M "$BUILD/apps/bbswap" --first 24M --second 64M --budget 33M
 	expect_status 0
-	run paged 96M "$BUILD/apps/bbswap" --first 80M --second 160M --budget 97M --seed 2
+	run paged 96M "$BUILD/apps/bbswap" --first 72M --second 96M --budget 97M --seed 2
 	expect_status 0
 }
 
@@ -106,9 +106,9 @@ swapping() {
 	rack_up 2
 	group 48M
 	before=$(swapped_out)
-	run paged 64M "$BUILD/apps/bbtouch" --size 128M --pattern rand --writes 50 --ops 15000
+	run paged 64M "$BUILD/apps/bbtouch" --size 96M --pattern rand --writes 50 --ops 6000
 	expect_status 0
-	run paged 64M "$BUILD/apps/bbtouch" --size 128M --pattern hot --writes 50 --ops 4000 --threads 4 --alloc mmap
+	run paged 64M "$BUILD/apps/bbtouch" --size 96M --pattern hot --writes 50 --ops 2000 --threads 4 --alloc mmap
 	expect_status 0
 	swapping 2000
 }
@@ -117,11 +117,19 @@ swapping() {
 	local before group
 
 	rack_up 2
-	group 40M
+	group 32M
 	before=$(swapped_out)
-	run paged 64M "$BUILD/apps/bbfork" --size 96 --children 3 --depth 2
+	run paged 24M "$BUILD/apps/bbfork" --size 40 --children 2 --depth 1
 	expect_status 0
-	run paged 56M "$BUILD/apps/bballoc" --seed 11 --ops 2000
+	run paged 48M "$BUILD/apps/bballoc" --seed 11 --ops 1200
 	expect_status 0
 	swapping 500
+}
+
+@test "locked memory stays, unlocked goes, mlockall is survived" {
+	rack_up 2
+	run paged 16M "$BUILD/apps/bblock" 17M
+	expect_status 0
+	run jq -e '.attached and .evict_busy > 0 and .lost == 0' "$BATS_TEST_TMPDIR/stats"
+	expect_status 0
 }
