@@ -22,7 +22,7 @@
 #define CONFIG_FILE "/etc/bluebridge/bbd.conf"
 
 enum { O_NODE, O_TENANT, O_DEV, O_PEER, O_NO_DISCOVER, O_NO_ROUTES, O_PORT, O_LEND, O_STORE, O_QUOTA, O_LOCAL, O_SOCKET,
-       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_KEEP, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
+       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_REPLICAS, O_KEEP, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
        O_LOG, O_VERSION, O_HELP, O_MAX };
 
 const struct bb_option_desc bb_config_table[] = {
@@ -44,6 +44,7 @@ const struct bb_option_desc bb_config_table[] = {
 	[O_CPU] = { "cpu", "LIST", NULL, "CPUs of the pagers, in turn; the server takes the last" },
 	[O_SPIN] = { "spin", "USEC", "50", "poll that long after work before sleeping" },
 	[O_DEADLINE] = { "deadline", "MSEC", "5000", "after that a page that cannot be had raises SIGBUS" },
+	[O_REPLICAS] = { "replicas", "N", "1", "copies of each page at different hosts: 1 or 2" },
 	[O_KEEP] = { "keep", "SECONDS", "60", "for so long memory outlives a bbd that is killed; 0: not (embedded: 0)" },
 	[O_NO_PREFETCH] = { "no-prefetch", NULL, NULL, "fetch no page ahead" },
 	[O_NO_FILTER] = { "no-filter", NULL, NULL, "do not filter the system calls of bbd's own threads" },
@@ -201,6 +202,11 @@ static int set(struct bb_config *c, int o, const char *v, const char *where)
 			return bad(where, name, v, "milliseconds from 10 to 600000");
 		c->deadline_ms = (uint32_t)n;
 		return 0;
+	case O_REPLICAS:
+		if (number(v, 1, 2, &n) < 0)
+			return bad(where, name, v, "1 or 2");
+		c->replicas = (unsigned int)n;
+		return 0;
 	case O_KEEP:
 		if (number(v, 0, 86400, &n) < 0)
 			return bad(where, name, v, "seconds, at most 86400");
@@ -322,6 +328,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 	c->spin_us = 50;
 	c->deadline_ms = 5000;
 	c->keep_ms = 60000;
+	c->replicas = 1;
 	c->log = BB_LOG_INFO;
 	c->local = bb_memory_total("") / 100 * 80;
 	for (i = 0; i < O_MAX; i++)

@@ -29,6 +29,7 @@ struct bb_config {
 	unsigned int ncpus;
 	uint32_t spin_us;
 	uint32_t deadline_ms;
+	unsigned int replicas;	/* copies of each page */
 	uint32_t keep_ms;	/* memory outlives us for so long */
 	bool keep_set;
 	enum bb_log_level log;

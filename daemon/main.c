@@ -114,6 +114,7 @@ static int start_pagers(struct bb_control *c, const struct bb_config *cfg)
 			.cpu = cfg->ncpus ? cfg->cpus[i % cfg->ncpus] : -1,
 			.spin_us = cfg->spin_us,
 			.prefetch = cfg->prefetch,
+			.replicas = cfg->replicas,
 			.deadline_ns = cfg->deadline_ms * 1000000ULL,
 			.peers = c->peers,
 			.home = c->home,

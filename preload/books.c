@@ -94,9 +94,10 @@ void bb_books_copy(struct bb_books *b)
 		for (uint32_t i = first; i < first + BB_EXTENT_PAGES; i++) {
 			bb_pw w = atomic_load(&g->pw[i]) & ~BB_PW_WAIT;
 
-			if (w & BB_PW_WB)
-				w = (w & ~(BB_PW_WB | BB_PW_HASHED)) |
-				    (bb_pw_state(w) == BB_P_STAGED ? BB_PW_DIRTY : 0);
+			/* HASHED and WB: a clean page, of which a second copy is being made. */
+			if ((w & BB_PW_WB) && !(w & BB_PW_HASHED) && bb_pw_state(w) == BB_P_STAGED)
+				w |= BB_PW_DIRTY;
+			w &= ~BB_PW_WB;
 			atomic_store(&b->pw[i], w);
 			if (w & BB_PW_HASHED)
 				b->hash[i] = g->hash[i];

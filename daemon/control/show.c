@@ -128,6 +128,8 @@ static json_t *program(const struct bb_program_info *p)
 	NUMBER(evict_busy);
 	NUMBER(written_back);
 	NUMBER(lost);
+	NUMBER(single);
+	NUMBER(copied);
 #undef NUMBER
 	json_object_set_new(o, "nodes", homes_of(p));
 	return o;

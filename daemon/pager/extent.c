@@ -93,13 +93,35 @@ static void ask(struct bb_program *p)
 		node = c->ntried ? 0 : p->place_node;
 		break;
 	default:
+		node = 0;
+	}
+	if (p->avoid || (p->place != BB_PLACE_LOCAL && p->place != BB_PLACE_NODE)) {
+		const struct bb_pager *pg = p->pager;
+		uint16_t skip[sizeof(c->tried) / sizeof(c->tried[0]) + 1 + sizeof(pg->dead) / sizeof(pg->dead[0])];
+		int nskip = c->ntried;
+
+		memcpy(skip, c->tried, sizeof(c->tried));
+		if (p->avoid)
+			skip[nskip++] = p->avoid;
+		for (unsigned int i = 0; i < sizeof(pg->dead) / sizeof(pg->dead[0]); i++)
+			if (pg->dead_until[pg->dead[i]] > pg->now)
+				skip[nskip++] = pg->dead[i];
 		/* What little is left is still good for one extent. */
-		node = bb_peers_place(p->pager->cfg.peers, (uint64_t)n << BB_EXTENT_SHIFT, c->tried, c->ntried);
+		node = bb_peers_place(p->pager->cfg.peers, (uint64_t)n << BB_EXTENT_SHIFT, skip, nskip);
 		if (!node) {
 			n = 1;
-			node = bb_peers_place(p->pager->cfg.peers, BB_EXTENT_SIZE, c->tried, c->ntried);
+			node = bb_peers_place(p->pager->cfg.peers, BB_EXTENT_SIZE, skip, nskip);
 		}
 	}
+	if (!node && p->avoid) {
+		/* There are spares, but all on one host. */
+		p->avoid = 0;
+		p->no_second_until = p->pager->now + 2 * RETRY_NS;
+		c->ntried = 0;
+		c->retry_at = p->pager->now + RETRY_NS;
+		return;
+	}
+	p->avoid = 0;
 	if (!node) {
 		set_homeless(p, true);
 		c->ntried = 0;
@@ -118,19 +140,65 @@ static void ask(struct bb_program *p)
 	bb_net_submit(p->pager->net, &c->req);
 }
 
+uint32_t bb_extent_spare(struct bb_program *p, uint16_t not_on)
+{
+	for (unsigned int i = p->nspare; i--;) {
+		uint32_t r = p->spare[i];
+
+		if (p->rx[r].node == not_on || bb_node_shunned(p->pager, p->rx[r].node))
+			continue;
+		p->spare[i] = p->spare[--p->nspare];
+		return r;
+	}
+	p->wanted = 1;
+	p->avoid = not_on;
+	return 0;
+}
+
+/* Where a second copy is wanted: r's, on another host. Return: rx; 0 where one has to do, or -1: later. */
+static int64_t second(struct bb_program *p, uint32_t r)
+{
+	uint32_t t;
+
+	if (p->pager->cfg.replicas < 2)
+		return 0;
+	t = bb_extent_spare(p, p->rx[r].node);
+	if (t)
+		return t;
+	if (p->pager->now >= p->no_second_until)
+		return -1;
+	bb_warn_once("program %u (%s): no second host has memory to lend: some of its pages have one copy only for now",
+		     p->pid, p->comm);
+	return 0;
+}
+
 uint32_t bb_extent_home(struct bb_program *p, uint32_t page)
 {
-	uint32_t e = page / BB_EXTENT_PAGES, r = p->xrx[e];
+	uint32_t e = page / BB_EXTENT_PAGES, r = p->xrx[e], new;
+	int64_t twin;
 
 	if (r && p->rx[r].state == BB_RX_READY && bb_rx_ours(p, r))
 		return r;
-	if (!p->nspare) {
-		p->wanted = 1;
+	new = bb_extent_spare(p, 0);
+	if (!new)
+		return 0;
+	twin = second(p, new);
+	if (twin < 0) {
+		p->spare[p->nspare++] = new;
 		return 0;
 	}
-	if (r)
-		p->rx[r].old = true; /* parent or child still read it: leave it as it is */
-	r = p->spare[--p->nspare];
+	if (r) {
+		/* Parent or child still read it: leave it as it is. */
+		p->rx[r].old = true;
+		if (p->rx[r].twin)
+			p->rx[p->rx[r].twin].old = true;
+	}
+	r = new;
+	if (twin) {
+		p->rx[twin].twin = r;
+		p->rx[twin].extent = e;
+	}
+	p->rx[r].twin = (uint32_t)twin;
 	p->rx[r].extent = e;
 	p->xrx[e] = r;
 	if (e >= p->xtop)
@@ -140,11 +208,17 @@ uint32_t bb_extent_home(struct bb_program *p, uint32_t page)
 
 void bb_extent_bad(struct bb_program *p, uint32_t rx)
 {
-	if (rx >= p->nrx || p->rx[rx].state != BB_RX_READY)
+	uint32_t other;
+
+	if (rx >= p->nrx || (p->rx[rx].state != BB_RX_READY && p->rx[rx].state != BB_RX_SYNCING))
 		return;
+	other = bb_copy_other(p, rx);
 	p->rx[rx].state = BB_RX_BAD;
+	/* Its own link stays: pages whose words name it are found by that. */
+	if (p->rx[rx].twin && p->rx[p->rx[rx].twin].twin == rx)
+		p->rx[p->rx[rx].twin].twin = 0;
 	if (p->rx[rx].extent != BB_NO_EXTENT && p->xrx[p->rx[rx].extent] == rx)
-		p->xrx[p->rx[rx].extent] = 0;
+		p->xrx[p->rx[rx].extent] = other;
 }
 
 /* --- giving back ---------------------------------------------------------- */
@@ -171,12 +245,23 @@ static void deleted(struct bb_net_req *req)
 	pg->free_dels = d;
 }
 
+/* Nobody must be led to an entry that is free, or another's by then. */
+static void unlink_twin(struct bb_program *p, uint32_t rx)
+{
+	uint32_t t = p->rx[rx].twin;
+
+	p->rx[rx].twin = 0;
+	if (t && p->rx[t].twin == rx)
+		p->rx[t].twin = 0;
+}
+
 static bool give_back(struct bb_program *p, uint32_t rx)
 {
 	struct bb_delete *d = p->pager->free_dels;
 
 	if (!d)
 		return false;
+	unlink_twin(p, rx);
 	if (!bb_rx_unshare(p, rx)) {
 		bb_rx_put(p, rx);
 		return true;
@@ -206,7 +291,7 @@ static bool is_read(struct bb_program *p, uint32_t rx)
 	for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++) {
 		bb_pw w = atomic_load_explicit(&p->pw[first + i], memory_order_relaxed);
 
-		if (bb_pw_rx(w) == rx && (w & BB_PW_HASHED))
+		if ((w & BB_PW_HASHED) && bb_copy_leads(p, bb_pw_rx(w), rx))
 			return true;
 	}
 	return false;
@@ -216,8 +301,8 @@ static bool is_read(struct bb_program *p, uint32_t rx)
 static void sweep_old(struct bb_program *p)
 {
 	for (uint32_t r = 1; r < p->nrx; r++)
-		if (p->rx[r].old && p->rx[r].state == BB_RX_READY && !p->use[r].busy && !is_read(p, r) &&
-		    !give_back(p, r))
+		if (p->rx[r].old && p->rx[r].state == BB_RX_READY && !p->use[r].busy && p->rx[r].extent != BB_NO_EXTENT &&
+		    !is_read(p, r) && !give_back(p, r))
 			return;
 }
 
@@ -225,14 +310,17 @@ static void sweep_old(struct bb_program *p)
 static void sweep(struct bb_program *p)
 {
 	for (uint32_t e = 0; e < p->xtop; e++) {
-		uint32_t r = p->xrx[e];
+		uint32_t r = p->xrx[e], t = r ? p->rx[r].twin : 0;
 		uint8_t s;
 
-		if (!r || p->use[r].busy)
+		if (!r || p->use[r].busy || (t && (p->use[t].busy || p->rx[t].state == BB_RX_SYNCING)))
 			continue;
 		s = atomic_load(&p->x[e].state);
 		if (s != BB_X_NONE && s != BB_X_FRESH)
 			continue;
+		if (t && p->rx[t].state == BB_RX_READY && !give_back(p, t))
+			return;
+		p->rx[r].twin = 0;
 		if (p->nspare < 2 * SPARE_LOW && p->rx[r].state == BB_RX_READY && !p->use[r].share) {
 			p->rx[r].extent = BB_NO_EXTENT;
 			p->spare[p->nspare++] = r;

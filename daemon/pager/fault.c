@@ -130,18 +130,18 @@ static enum outcome serve_staged(struct bb_program *p, uint32_t page, bb_pw w)
 
 static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, uint64_t t_fault)
 {
-	uint32_t rx = bb_pw_rx(w);
+	uint32_t said = bb_pw_rx(w), rx = bb_copy_read(p, said, page);
 	enum outcome o;
 
 	if (!p->pager->free_fills)
 		return PARK;
 	if (!claim(p, page, w, &o))
 		return o;
-	if (!bb_rx_check(p, rx, page)) {
-		bb_fill_lost(p, page, "is gone, and with it what it held", rx < p->nrx ? p->rx[rx].node : 0);
+	if (!rx) {
+		bb_fill_lost(p, page, "is gone, and with it what it held", said < p->nrx ? p->rx[said].node : 0);
 		return SERVED;
 	}
-	if (bb_fill_hopeless(p->pager, p->rx[rx].node)) {
+	if (!bb_copy_other(p, rx) && bb_fill_hopeless(p->pager, p->rx[rx].node)) {
 		bb_fill_lost(p, page, "has been silent for longer than a fault may wait", p->rx[rx].node);
 		return SERVED;
 	}

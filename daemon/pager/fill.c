@@ -18,6 +18,7 @@
 #define AGAIN_MAX 100
 
 #define TRIES 8
+#define FIRST_TRY_NS 300000000ULL
 
 void bb_fill_wake(struct bb_program *p, uint32_t page, uint32_t n)
 {
@@ -201,6 +202,13 @@ static void submit(struct bb_fill *f)
 	f->req.ptr = x->ptr + ((uint64_t)(f->page % BB_EXTENT_PAGES) << BB_PAGE_SHIFT);
 	f->req.len = f->n << BB_PAGE_SHIFT;
 	f->req.deadline = f->t_fault + p->pager->cfg.deadline_ns;
+	/* Where there is another copy nobody waits for one host alone. */
+	if (bb_copy_other(p, f->rx)) {
+		uint64_t soon = bb_now_ns() + FIRST_TRY_NS;
+
+		if (soon < f->req.deadline)
+			f->req.deadline = soon;
+	}
 	f->req.user = f;
 	f->req.done = done;
 	bb_net_submit(p->pager->net, &f->req);
@@ -211,6 +219,25 @@ static bool intact(struct bb_program *p, uint32_t page, const void *data)
 	XXH128_hash_t h = XXH3_128bits(data, BB_PAGE_SIZE);
 
 	return h.low64 == p->hash[page].lo && h.high64 == p->hash[page].hi;
+}
+
+/* From the other copy then, if there is one, and time. */
+static bool try_other(struct bb_fill *f, uint8_t status)
+{
+	struct bb_program *p = f->prog;
+	uint32_t other = bb_copy_other(p, f->rx), rx = f->rx;
+
+	if (!other || bb_now_ns() >= f->t_fault + p->pager->cfg.deadline_ns)
+		return false;
+	if (status == BB_ST_TIMEOUT || status == BB_ST_UNREACH)
+		bb_node_slow(p->pager, p->rx[rx].node);
+	else if (status != BB_ST_OK)
+		bb_extent_bad(p, rx);
+	p->use[rx].busy--;
+	p->use[other].busy++;
+	f->rx = other;
+	submit(f);
+	return true;
 }
 
 /* Only the first n of its pages: the others are REMOTE again. Who waits for one asks for itself. */
@@ -269,6 +296,8 @@ static void done(struct bb_net_req *req)
 		}
 		req->status = BB_ST_TIMEOUT;
 	}
+	if (req->status != BB_ST_OK && try_other(f, req->status))
+		return;
 	if (req->status == BB_ST_TIMEOUT)
 		pg->suspect = req->node;
 	if (req->status != BB_ST_OK) {
@@ -285,8 +314,9 @@ static void done(struct bb_net_req *req)
 			p->comm, req->node, (unsigned long)bb_prog_addr(p, f->page + i), f->tries + 1, TRIES);
 		/* What came before it is good. The page that is waited for is asked for again, alone. */
 		shorten(f, i ? i : f->demand);
-		if (!i && f->demand && ++f->tries < TRIES && t_got < req->deadline) {
-			submit(f);
+		if (!i && f->demand && ++f->tries < TRIES && t_got < f->t_fault + pg->cfg.deadline_ns) {
+			if (!try_other(f, BB_ST_OK))
+				submit(f);
 			return;
 		}
 		if (!i) {

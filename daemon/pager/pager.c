@@ -162,6 +162,8 @@ static int poll_program(struct bb_program *p)
 		work += bb_fault_unpark(p);
 	work += bb_writeback_poll(p);
 	bb_extent_poll(p);
+	if (p->pager->cfg.replicas > 1)
+		work += bb_copies_poll(p);
 	return work;
 }
 
@@ -330,11 +332,17 @@ int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg)
 		return -ENOMEM;
 	pg->cfg = *cfg;
 	pg->started = bb_now_ns();
+	pg->slow_until = calloc(1 << 16, sizeof(*pg->slow_until));
+	pg->dead_until = calloc(1 << 16, sizeof(*pg->dead_until));
 	pg->next_id = 1 + cfg->index;
 	pthread_mutex_init(&pg->lock, NULL);
 	pg->epoll = epoll_create1(EPOLL_CLOEXEC);
 	pg->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pg->zeros = mmap(NULL, BB_ZERO_RUN * BB_PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (!pg->slow_until || !pg->dead_until) {
+		r = -ENOMEM;
+		goto fail;
+	}
 	if (pg->epoll < 0 || pg->wake < 0 || pg->zeros == MAP_FAILED) {
 		r = -errno;
 		goto fail;
@@ -373,6 +381,8 @@ fail:
 		close(pg->epoll);
 	if (pg->wake >= 0)
 		close(pg->wake);
+	free(pg->slow_until);
+	free(pg->dead_until);
 	free(pg);
 	return r;
 }
@@ -409,6 +419,8 @@ void bb_pager_stop(struct bb_pager *pg, bool leave)
 	close(pg->epoll);
 	close(pg->wake);
 	pthread_mutex_destroy(&pg->lock);
+	free(pg->slow_until);
+	free(pg->dead_until);
 	free(pg);
 }
 
@@ -541,6 +553,8 @@ int bb_pager_programs(struct bb_pager *pg, struct bb_program_info *out, int max)
 		o->evict_busy = atomic_load(&c->n_evict_busy);
 		o->written_back = atomic_load(&c->n_writeback);
 		o->lost = atomic_load(&c->n_lost);
+		o->single = p->sync.left;
+		o->copied = p->sync.copied;
 		count_pages(p, o);
 		n++;
 	}

@@ -37,6 +37,7 @@ struct bb_pager_config {
 	int cpu;		/* pin to it; -1: no */
 	uint32_t spin_us;	/* poll that long after the last work before sleeping */
 	bool prefetch;
+	unsigned int replicas;	/* copies of each page at different homes: 1 or 2 */
 	uint64_t deadline_ns;	/* a fault that takes longer fails with SIGBUS */
 	struct bb_peers *peers;
 	struct bb_home *home;	/* own home; NULL: nothing is lent here */
@@ -78,6 +79,7 @@ struct bb_program_info {
 	uint64_t extents_local, extents_managed, extents_fresh;
 	uint32_t idle;		/* of the count's own */
 	uint64_t faults, fill_zero, fill_staged, fill_remote, prefetched;
+	uint64_t single, copied; /* extents with one copy where two are wanted; pages copied again */
 	uint64_t evicted, evicted_clean, evicted_zero, evict_busy, written_back, lost;
 	unsigned int nnodes;	/* home memory held, by node */
 	struct {

@@ -37,10 +37,10 @@ static int32_t majority(const struct bb_prefetch *f)
 static uint32_t claim(struct bb_program *p, uint32_t page)
 {
 	bb_pw w = atomic_load(&p->pw[page]);
-	uint32_t rx = bb_pw_rx(w);
+	uint32_t rx = bb_copy_read(p, bb_pw_rx(w), page);
 	int64_t low = atomic_load_explicit(&p->ctl->low, memory_order_relaxed);
 
-	if (bb_pw_state(w) != BB_P_REMOTE || !bb_rx_check(p, rx, page))
+	if (bb_pw_state(w) != BB_P_REMOTE || !rx)
 		return 0;
 	if ((int64_t)((uint64_t)atomic_load(&p->ctl->limit) - (uint64_t)atomic_load(&p->ctl->resident)) < low / 2 + 1)
 		return 0;

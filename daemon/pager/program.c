@@ -268,5 +268,6 @@ void bb_program_free(struct bb_program *p, bool forget)
 	bb_rx_fini(p, forget);
 	free(p->xrx);
 	free(p->slot_busy);
+	free(p->sync.data);
 	free(p);
 }

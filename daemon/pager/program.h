@@ -13,6 +13,7 @@
  *	writeback.c the staging ring: writing back, freeing slots
  *	extent.c    home memory held for a program: creating, giving back
  *	rx.c	    the table of it, in memory that outlives bbd
+ *	replica.c   the second copy: reading it, losing it, making it again
  *	again.c     programs that are to come: after a restart, after a fork
  */
 #ifndef BB_DAEMON_PROGRAM_H
@@ -101,7 +102,10 @@ struct bb_fill {
 };
 
 struct bb_wb {
-	struct bb_net_req req;
+	struct bb_net_req req, req2; /* req2: to the twins; its cmd is 0 where there are none */
+	unsigned int pending;
+	struct bb_net_page pages2[BB_BATCH_PAGES_MAX];
+	uint32_t twin[BB_BATCH_PAGES_MAX];
 	struct bb_program *prog;
 	struct bb_wb *next;
 	struct bb_net_page pages[BB_BATCH_PAGES_MAX];
@@ -126,6 +130,19 @@ struct bb_delete {
 	struct bb_program *prog;
 	struct bb_delete *next;
 	uint32_t rx;
+};
+
+/* A second copy in the making; one at a time, a program. */
+struct bb_sync {
+	struct bb_net_req req;
+	struct bb_net_page pages[BB_RUN_PAGES_MAX];
+	uint8_t *data;		/* BB_RUN_PAGES_MAX pages */
+	uint32_t from, to;	/* rx; 0: nothing to do */
+	uint32_t page, n;	/* under way: n pages from page on, WB set; n 0: none */
+	uint32_t next;		/* of the extent */
+	uint32_t left;		/* extents with one copy, when last looked */
+	uint64_t look_at, copied, began;
+	bool busy, told;
 };
 
 struct bb_prefetch {
@@ -189,6 +206,9 @@ struct bb_program {
 	bool homeless;		/* nobody has room: pages stay with the program */
 	uint16_t place, place_node;
 	bool no_prefetch;
+	struct bb_sync sync;
+	uint16_t avoid;		/* the next extents are wanted elsewhere; 0: anywhere */
+	uint64_t no_second_until; /* nobody else has room: one copy has to do */
 	uint64_t drain_until, drain_again; /* gone: until when, and when next, homes are asked */
 	uint64_t sweep_at;	/* when to look for extents to give back */
 
@@ -231,6 +251,10 @@ struct bb_pager {
 	uint64_t now;		/* of this round of the loop */
 	bool shares_cpu;	/* somebody else runs on this thread's CPU */
 	uint16_t suspect;	/* the node that last let a deadline pass; 0: none */
+	uint64_t *slow_until;	/* by node: reads go to the other copy; see replica.c */
+	uint64_t *dead_until;	/* by node: writes do not wait for it */
+	uint16_t dead[8];	/* the last such nodes */
+	unsigned int ndead;
 	uint64_t enter_ns;	/* what reading the last messages took */
 };
 
@@ -335,6 +359,25 @@ void bb_prefetch_fault(struct bb_program *p, uint32_t page);
 /* Return: true where something was done. */
 bool bb_writeback_poll(struct bb_program *p);
 
+/* --- replica.c ------------------------------------------------------------- */
+
+/* Where page's home copy, that its word says is at rx, is best read. Return: rx, or 0: nowhere. */
+uint32_t bb_copy_read(const struct bb_program *p, uint32_t rx, uint32_t page);
+/* Is a page whose word names this one kept at rx? (Or will be, where rx is in the making.) */
+bool bb_copy_leads(const struct bb_program *p, uint32_t named, uint32_t rx);
+/* The other copy, if it can be read. Return: rx, or 0. */
+uint32_t bb_copy_other(const struct bb_program *p, uint32_t rx);
+/* What a write of rx goes to as well. Return: rx, or 0. */
+uint32_t bb_copy_twin(const struct bb_program *p, uint32_t rx);
+/* The node has let a read, a write, wait for too long. */
+void bb_node_slow(struct bb_pager *pg, uint16_t node);
+void bb_node_dead(struct bb_pager *pg, uint16_t node);
+/* Nothing new is put there for now. */
+bool bb_node_shunned(struct bb_pager *pg, uint16_t node);
+bool bb_node_alive(struct bb_pager *pg, uint16_t node);
+/* Gives up copies at hosts that are dead, makes new ones. Return: true where something was done. */
+bool bb_copies_poll(struct bb_program *p);
+
 /* --- rx.c ------------------------------------------------------------------ */
 
 /* For p->id, p->npages: finds the table that was kept, or makes one. */
@@ -361,6 +404,8 @@ int bb_rx_share(struct bb_program *p, struct bb_program *q);
 /* The home extent that page is to be written to. Return: rx, or 0: not yet. */
 uint32_t bb_extent_home(struct bb_program *p, uint32_t page);
 void bb_extent_bad(struct bb_program *p, uint32_t rx);
+/* A spare on another node than this (0: any). Return: rx, or 0: one has been asked for. */
+uint32_t bb_extent_spare(struct bb_program *p, uint16_t not_on);
 bool bb_extent_poll(struct bb_program *p);
 /* Starts giving everything back. Return: true where nothing is left. */
 bool bb_extent_drain(struct bb_program *p);

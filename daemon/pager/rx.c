@@ -217,6 +217,8 @@ int bb_rx_share(struct bb_program *p, struct bb_program *q)
 		}
 		u->share->refs++;
 		set(p, r, x);
+		if (x->twin && q->rx[x->twin].state != BB_RX_READY)
+			p->rx[r].twin = 0; /* the child has no part in a copy that is being made */
 		p->use[r].share = u->share;
 	}
 	p->xtop = q->xtop;
@@ -241,6 +243,12 @@ void bb_rx_load(struct bb_program *p)
 			if (x->extent == BB_NO_EXTENT)
 				x->extent = 0;
 			x->old = true;
+			x->state = BB_RX_READY;
+		}
+		if (x->state == BB_RX_SYNCING) {
+			/* Half a copy is none: begun again with another. */
+			x->old = true;
+			x->twin = 0;
 			x->state = BB_RX_READY;
 		}
 		p->forked |= x->old;

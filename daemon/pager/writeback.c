@@ -20,6 +20,7 @@
 
 #define OPEN_BATCHES 8
 #define WRITE_DEADLINE_NS 3000000000ULL
+#define WRITE_TWIN_NS 700000000ULL /* faults that want credit wait for it: see replica.c */
 
 static struct bb_slot *slot_at(struct bb_program *p, uint64_t pos, uint32_t *slot)
 {
@@ -39,36 +40,75 @@ static int slot_page(struct bb_program *p, uint64_t pos, uint32_t *slot, uint32_
 	return bb_pw_state(*w) == BB_P_STAGED && bb_pw_slot(*w) == *slot;
 }
 
-static void written(struct bb_net_req *req)
+/* What became of a copy of a batch. */
+static bool failed(uint8_t status)
 {
-	struct bb_wb *b = req->user;
+	return status != BB_ST_OK && status != BB_ST_BUSY && status != BB_ST_STALE;
+}
+
+static bool silent(uint8_t status)
+{
+	return status == BB_ST_TIMEOUT || status == BB_ST_UNREACH;
+}
+
+static void say_failed(const struct bb_wb *b, const struct bb_net_req *req)
+{
+	if (req->status != BB_ST_OK && req->status != BB_ST_BUSY)
+		bb_warn("program %u (%s): host %u did not take %u pages (status %u): they go elsewhere", b->prog->pid,
+			b->prog->comm, req->node, b->n, req->status);
+}
+
+/*
+ * Both copies have answered, or have had their time. A page is clean when each
+ * copy has it, or has been given up while the other has it. The last copy is
+ * not given up for its silence alone while its host says HELLO.
+ */
+static void finish(struct bb_wb *b)
+{
 	struct bb_program *p = b->prog;
 	struct bb_pager *pg = p->pager;
-	bool ok = req->status == BB_ST_OK;
+	const bool two = b->req2.cmd != 0;
+	const uint8_t st1 = b->req.status, st2 = two ? b->req2.status : BB_ST_OK;
+	bool bad1 = failed(st1), bad2 = two && failed(st2), ok;
 
-	if (!ok && !p->gone) {
-		bb_warn("program %u (%s): host %u did not take %u pages (status %u): they go elsewhere", p->pid, p->comm,
-			req->node, b->n, req->status);
-		p->wb = p->tail; /* look at all of the ring again */
+	if (!p->gone && (st1 != BB_ST_OK || st2 != BB_ST_OK)) {
+		say_failed(b, &b->req);
+		if (two)
+			say_failed(b, &b->req2);
+		if (silent(st1) && two)
+			bb_node_dead(pg, b->req.node);
+		if (silent(st2))
+			bb_node_dead(pg, b->req2.node);
 	}
+	if (two && silent(st1) && silent(st2)) {
+		bad1 = !bb_node_alive(pg, b->req.node);
+		bad2 = !bb_node_alive(pg, b->req2.node);
+	}
+	ok = (st1 == BB_ST_OK && (!two || st2 == BB_ST_OK || bad2)) || (two && st2 == BB_ST_OK && bad1);
+	if (!ok)
+		p->wb = p->tail; /* look at all of the ring again */
 	for (uint32_t i = 0; i < b->n; i++) {
-		uint32_t page = b->page[i];
+		uint32_t page = b->page[i], rx = st1 == BB_ST_OK ? b->rx[i] : b->twin[i];
 		_Atomic bb_pw *pw = &p->pw[page];
 		bb_pw w = atomic_load(pw), v;
 
 		p->use[b->rx[i]].busy--;
+		if (two)
+			p->use[b->twin[i]].busy--;
 		p->slot_busy[b->slot[i]] = 0;
 		if (p->gone)
 			continue;
 		if (ok)
 			p->hash[page] = b->hash[i]; /* nobody reads it while WB is set */
-		else if (req->status != BB_ST_BUSY && req->status != BB_ST_STALE)
+		if (bad1)
 			bb_extent_bad(p, b->rx[i]);
+		if (bad2)
+			bb_extent_bad(p, b->twin[i]);
 		do {
 			v = w & ~BB_PW_WB;
 			if (!ok || bb_pw_state(w) == BB_P_EMPTY || bb_pw_state(w) == BB_P_DROPPING)
 				continue;
-			v = bb_pw_with_rx(v | BB_PW_HASHED, b->rx[i]);
+			v = bb_pw_with_rx(v | BB_PW_HASHED, rx);
 			if (bb_pw_state(w) == BB_P_STAGED && bb_pw_slot(w) == b->slot[i])
 				v &= ~BB_PW_DIRTY;
 		} while (!atomic_compare_exchange_weak(pw, &w, v));
@@ -80,11 +120,18 @@ static void written(struct bb_net_req *req)
 	pg->free_wbs = b;
 }
 
+static void written(struct bb_net_req *req)
+{
+	struct bb_wb *b = req->user;
+
+	if (!--b->pending)
+		finish(b);
+}
+
 /* --- writing back ---------------------------------------------------------- */
 
 struct open {
 	struct bb_wb *b;
-	uint16_t node;
 };
 
 static void send_batch(struct open *o)
@@ -93,18 +140,44 @@ static void send_batch(struct open *o)
 	struct bb_program *p = b->prog;
 
 	b->req.npages = b->n;
+	b->req2.npages = b->n;
 	p->refs++;
-	bb_net_submit(p->pager->net, &b->req);
 	o->b = NULL;
+	/* The second may be done before submit returns: then b is used again. */
+	b->pending = b->req2.cmd ? 2 : 1;
+	if (b->req2.cmd)
+		bb_net_submit(p->pager->net, &b->req2);
+	bb_net_submit(p->pager->net, &b->req);
 }
 
-static struct bb_wb *batch_for(struct bb_program *p, struct open *open, uint32_t rx)
+static bool same_home(const struct bb_program *p, const struct bb_net_req *req, uint32_t rx)
+{
+	return rx ? req->cmd && req->node == p->rx[rx].node && req->boot == p->rx[rx].boot : !req->cmd;
+}
+
+static void begin(struct bb_wb *b, struct bb_net_req *req, struct bb_net_page *pages, uint32_t rx, uint64_t deadline)
+{
+	memset(req, 0, sizeof(*req));
+	if (!rx)
+		return;
+	req->cmd = BB_CMD_WRITE;
+	req->node = b->prog->rx[rx].node;
+	req->boot = b->prog->rx[rx].boot;
+	req->pages = pages;
+	req->deadline = deadline;
+	req->done = written;
+	req->user = b;
+}
+
+static struct bb_wb *batch_for(struct bb_program *p, struct open *open, uint32_t rx, uint32_t twin)
 {
 	struct bb_pager *pg = p->pager;
 	struct open *o = NULL;
+	struct bb_wb *b;
+	uint64_t deadline;
 
 	for (int i = 0; i < OPEN_BATCHES; i++) {
-		if (open[i].b && open[i].node == p->rx[rx].node && open[i].b->req.boot == p->rx[rx].boot) {
+		if (open[i].b && same_home(p, &open[i].b->req, rx) && same_home(p, &open[i].b->req2, twin)) {
 			if (open[i].b->n < BB_BATCH_PAGES_MAX)
 				return open[i].b;
 			send_batch(&open[i]);
@@ -118,20 +191,14 @@ static struct bb_wb *batch_for(struct bb_program *p, struct open *open, uint32_t
 	}
 	if (!pg->free_wbs)
 		return NULL;
-	o->b = pg->free_wbs;
-	pg->free_wbs = o->b->next;
-	o->node = p->rx[rx].node;
-	memset(&o->b->req, 0, sizeof(o->b->req));
-	o->b->prog = p;
-	o->b->n = 0;
-	o->b->req.cmd = BB_CMD_WRITE;
-	o->b->req.node = p->rx[rx].node;
-	o->b->req.boot = p->rx[rx].boot;
-	o->b->req.pages = o->b->pages;
-	o->b->req.deadline = bb_now_ns() + WRITE_DEADLINE_NS;
-	o->b->req.done = written;
-	o->b->req.user = o->b;
-	return o->b;
+	b = o->b = pg->free_wbs;
+	pg->free_wbs = b->next;
+	b->prog = p;
+	b->n = 0;
+	deadline = bb_now_ns() + (twin ? WRITE_TWIN_NS : WRITE_DEADLINE_NS);
+	begin(b, &b->req, b->pages, rx, deadline);
+	begin(b, &b->req2, b->pages2, twin, deadline);
+	return b;
 }
 
 /* No host has room: the page goes back to the program and its extent stays. */
@@ -155,7 +222,7 @@ static bool write_back(struct bb_program *p, uint64_t head)
 	bool any = false;
 
 	for (; p->wb < head; p->wb++) {
-		uint32_t slot, page, rx;
+		uint32_t slot, page, rx, twin;
 		struct bb_wb *b;
 		bb_pw w;
 
@@ -171,7 +238,8 @@ static bool write_back(struct bb_program *p, uint64_t head)
 		}
 		if (!rx)
 			break;
-		b = batch_for(p, open, rx);
+		twin = bb_copy_twin(p, rx);
+		b = batch_for(p, open, rx, twin);
 		if (!b)
 			break;
 		if (!atomic_compare_exchange_strong(&p->pw[page], &w,
@@ -183,8 +251,14 @@ static bool write_back(struct bb_program *p, uint64_t head)
 		b->hash[b->n] = p->slots[slot].hash;
 		b->pages[b->n].ptr = p->rx[rx].ptr + ((uint64_t)(page % BB_EXTENT_PAGES) << BB_PAGE_SHIFT);
 		b->pages[b->n].data = p->stage + ((size_t)slot << BB_PAGE_SHIFT);
-		b->n++;
+		b->twin[b->n] = twin;
 		p->use[rx].busy++;
+		if (twin) {
+			b->pages2[b->n] = b->pages[b->n];
+			b->pages2[b->n].ptr = p->rx[twin].ptr + ((uint64_t)(page % BB_EXTENT_PAGES) << BB_PAGE_SHIFT);
+			p->use[twin].busy++;
+		}
+		b->n++;
 		p->slot_busy[slot] = 1;
 		any = true;
 	}
@@ -221,7 +295,7 @@ static bool free_slots(struct bb_program *p, uint64_t head)
 					p->wb = p->tail;
 				break;
 			}
-			if (!(w & BB_PW_HASHED) || !bb_rx_check(p, bb_pw_rx(w), page)) {
+			if (!(w & BB_PW_HASHED) || !bb_copy_read(p, bb_pw_rx(w), page)) {
 				/* Its home has gone bad since: this slot is the only copy. */
 				atomic_compare_exchange_strong(&p->pw[page], &w, w | BB_PW_DIRTY);
 				p->wb = p->tail;
