@@ -246,8 +246,10 @@ static int add_role(scmp_filter_ctx f, enum bb_role role, const struct bb_rights
 	}
 	if (role == BB_ROLE_SCRUBBER)
 		return r;
-	if (role == BB_ROLE_PAGER)
+	if (role == BB_ROLE_PAGER) {
+		r = first(r, add_socket(f, AF_UNIX)); /* to ourselves, for a child of a program in a chroot */
 		return first(r, add_list(f, SCMP_ACT_ALLOW, pager));
+	}
 	r = first(r, add_list(f, SCMP_ACT_ALLOW, server));
 	r = first(r, add_socket(f, AF_INET6));
 	r = first(r, add_socket(f, AF_INET)); /* names of interfaces, and of peers */

@@ -119,6 +119,7 @@ static int start_pagers(struct bb_control *c, const struct bb_config *cfg)
 			.peers = c->peers,
 			.home = c->home,
 			.keep = c->keep,
+			.socket = cfg->socket,
 		};
 		int r = bb_pager_start(&c->pagers[i], &pc);
 

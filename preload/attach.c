@@ -250,9 +250,11 @@ static uint32_t slots_for(uint64_t budget)
 /* sock, uffd and kick, out of the program's way. */
 static int open_all(struct bb_region *g, const char *path, uint64_t deadline)
 {
+	const bool dialled = g->sock < 0; /* else it was handed to us, hidden */
 	int r;
 
-	g->sock = dial_until(path, deadline);
+	if (dialled)
+		g->sock = dial_until(path, deadline);
 	if (g->sock < 0) {
 		r = g->sock;
 		bb_warn("no bbd answers at %s (%s): large memory stays local; start bbd there, or run under bbrun", path,
@@ -280,7 +282,8 @@ static int open_all(struct bb_region *g, const char *path, uint64_t deadline)
 		bb_warn("cannot share the page table with bbd (%s): large memory stays local", strerrordesc_np(-r));
 		return r;
 	}
-	g->sock = bb_fd_hide(g->sock);
+	if (dialled)
+		g->sock = bb_fd_hide(g->sock);
 	g->uffd = bb_fd_hide(g->uffd);
 	g->kick = bb_fd_hide(g->kick);
 	return 0;
@@ -449,16 +452,23 @@ static int register_again(struct bb_region *g)
 	return 0;
 }
 
-int bb_attach_child(const struct bb_books *b, uint32_t region, const uint64_t secret[2])
+int bb_attach_child(const struct bb_books *b, uint32_t region, const uint64_t secret[2], int sock)
 {
 	struct bb_region *g = &bb_rg;
 	const char *path = bb_opts.str[BB_OPT_SOCKET];
 	uint64_t deadline = bb_now_ns() + g->keep_ms * 1000000ULL + 1000000000ULL;
 	struct timespec pause = { 0, 10000000 };
 	struct bb_attach_rep rep = { 0 };
+	struct timeval tv = { .tv_sec = 5 };
 	int r;
 
 	close_all(g); /* the parent's */
+	g->sock = sock;
+	if (sock >= 0) { /* as bbd made it, it does not wait */
+		(void)fcntl(sock, F_SETFL, fcntl(sock, F_GETFL) & ~O_NONBLOCK);
+		setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+		setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+	}
 	bb_books_use(b);
 	g->id = region;
 	g->secret[0] = secret[0];

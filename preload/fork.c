@@ -39,10 +39,12 @@
 #include <sys/socket.h>
 #include <stdbool.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <bluebridge/local.h>
 
 #include "clock.h"
+#include "fds.h"
 #include "log.h"
 #include "private.h"
 
@@ -52,12 +54,42 @@ static struct bb_books books; /* of the child that is being made */
 static __thread bool nested;	 /* this fork is a signal handler's, within bb_rg.lock */
 static bool late_registered;
 static struct bb_msg child_at; /* its region, and what proves it; region 0: none */
+static int child_sock = -1;	/* a connection for it, where it could not make one */
 
 static int tell(uint32_t op)
 {
 	struct bb_msg m = { .magic = BB_MSG_MAGIC, .op = op };
 
+	/* After a chroot, or as another user. */
+	if (op == BB_MSG_FREEZE)
+		m.want_socket = access(bb_opts.str[BB_OPT_SOCKET], W_OK) < 0;
 	return send(bb_rg.sock, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -errno;
+}
+
+/* The answer, and what it brings along: hidden, in child_sock. */
+static int hear(struct bb_msg *answer)
+{
+	union {
+		struct cmsghdr h;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} c = { 0 };
+	struct iovec iov = { answer, sizeof(*answer) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = c.buf, .msg_controllen = sizeof(c.buf) };
+	ssize_t n;
+	int fd;
+
+	do {
+		n = recvmsg(bb_rg.sock, &m, MSG_CMSG_CLOEXEC | MSG_WAITALL);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return errno == EAGAIN ? -ETIMEDOUT : -errno;
+	if (n > 0 && m.msg_controllen && c.h.cmsg_level == SOL_SOCKET && c.h.cmsg_type == SCM_RIGHTS) {
+		memcpy(&fd, CMSG_DATA(&c.h), sizeof(fd));
+		child_sock = bb_fd_hide(fd);
+		if (child_sock < 0)
+			child_sock = fd;
+	}
+	return n == sizeof(*answer) ? 0 : -ECONNRESET;
 }
 
 static void inherit(int advice)
@@ -80,10 +112,12 @@ static int freeze(void)
 	struct bb_msg m = { 0 };
 	int r;
 
+	bb_fd_close(child_sock);
+	child_sock = -1;
 	forget_answers();
 	r = tell(BB_MSG_FREEZE);
 	if (r == 0)
-		r = bb_sock_read(bb_rg.sock, &m, sizeof(m));
+		r = hear(&m);
 	if (r < 0)
 		return r;
 	if (m.magic != BB_MSG_MAGIC || m.op != BB_MSG_FREEZE)
@@ -164,6 +198,8 @@ static void parent(void)
 			inherit(MADV_DONTFORK);
 			bb_books_free(&books);
 		}
+		bb_fd_close(child_sock);
+		child_sock = -1;
 		bb_unlock(&g->evicting);
 	}
 	bb_unlock(&g->lock);
@@ -185,10 +221,11 @@ static void child(void)
 		bb_unlock(&g->evicting);
 		if (!child_at.region) {
 			bb_region_disown();
-		} else if (bb_attach_child(&books, child_at.region, child_at.secret) < 0) {
+		} else if (bb_attach_child(&books, child_at.region, child_at.secret, child_sock) < 0) {
 			bb_region_forbid();
 			bb_region_disown();
 		}
+		child_sock = -1; /* it is g->sock, or closed */
 	} else if (g->attached == BB_ALONE) {
 		bb_region_disown();
 	}

@@ -231,10 +231,11 @@ int bb_attach(void);
 /* To the region that bbd holds for us already. Lock held. Return: 0 or -errno, silently. */
 int bb_attach_again(void);
 /*
- * In a fork child: to the region that bbd made for it, with these books. Lock
+ * In a fork child: to the region that bbd made for it, with these books, by
+ * sock (a hidden connection that is consumed; -1: by the socket's path). Lock
  * held. Return: 0 or -errno; the books are then gone.
  */
-int bb_attach_child(const struct bb_books *b, uint32_t region, const uint64_t secret[2]);
+int bb_attach_child(const struct bb_books *b, uint32_t region, const uint64_t secret[2], int sock);
 /* May the next bbd answer where this one did not? */
 bool bb_attach_retry(int error);
 /* Reads exactly len bytes within the socket's deadline. Return: 0 or -errno. */

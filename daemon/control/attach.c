@@ -60,7 +60,8 @@ void bb_control_attach(struct bb_control *c, int sock, struct bb_attach_req *req
 	uint32_t region;
 
 	/* The number that we see, not the one in the program's own namespace. */
-	req->pid = (uint32_t)who->pid;
+	if (who->pid != getpid()) /* a connection that a pager made for a fork child (want_socket) */
+		req->pid = (uint32_t)who->pid;
 	req->comm[sizeof(req->comm) - 1] = 0;
 	if (req->flags == BB_ATTACH_QUERY && !nfds) {
 		reply(c, sock, 0, bb_budget_quote(&c->budget, req->budget), "");

@@ -42,6 +42,7 @@ struct bb_pager_config {
 	struct bb_peers *peers;
 	struct bb_home *home;	/* own home; NULL: nothing is lent here */
 	struct bb_keep *keep;	/* NULL: nothing outlives us */
+	const char *socket;	/* the path that programs come by */
 };
 
 /* Region numbers tell the pager: number % BB_PAGERS_MAX is index + 1. */

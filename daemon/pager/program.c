@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -208,6 +209,7 @@ bool bb_program_hear(struct bb_program *p)
 	case BB_MSG_FREEZE:
 		p->freezing = true;
 		p->frozen = false;
+		p->want_socket = m.want_socket;
 		p->frozen_until = bb_now_ns() + BB_FREEZE_MAX_MS * 1000000ULL;
 		bb_program_freeze_poll(p);
 		return true;
@@ -234,6 +236,48 @@ bool bb_program_lives(struct bb_program *p)
 	return ioctl(p->uffd, UFFDIO_COPY, &c) == 0 || (errno != ESRCH && errno != EINVAL);
 }
 
+/* A connection to ourselves, for a child that cannot find our socket. Return: -1 where there is none. */
+static int own_connection(const char *path)
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	int fd;
+
+	if (!path || strlen(path) >= sizeof(un.sun_path))
+		return -1;
+	memcpy(un.sun_path, path, strlen(path) + 1);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static bool send_answer(struct bb_program *p, const struct bb_msg *answer)
+{
+	union {
+		struct cmsghdr h;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} c = { 0 };
+	struct iovec iov = { (void *)(uintptr_t)answer, sizeof(*answer) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+	int fd = answer->region && p->want_socket ? own_connection(p->pager->cfg.socket) : -1;
+	bool ok;
+
+	if (fd >= 0) {
+		m.msg_control = c.buf;
+		m.msg_controllen = sizeof(c.buf);
+		c.h.cmsg_level = SOL_SOCKET;
+		c.h.cmsg_type = SCM_RIGHTS;
+		c.h.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&c.h), &fd, sizeof(fd));
+	}
+	ok = sendmsg(p->sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof(*answer);
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
 void bb_program_freeze_poll(struct bb_program *p)
 {
 	struct bb_msg m = { .magic = BB_MSG_MAGIC, .op = BB_MSG_FREEZE };
@@ -246,7 +290,7 @@ void bb_program_freeze_poll(struct bb_program *p)
 			memcpy(m.secret, child->secret, sizeof(m.secret));
 		}
 		p->frozen = true;
-		if (send(p->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(m))
+		if (!send_answer(p, &m))
 			p->freezing = p->frozen = false;
 	}
 	if (bb_now_ns() > p->frozen_until)

@@ -22,7 +22,9 @@
  * region for the child that holds all that the parent's holds, and answers with
  * its number and secret. The program takes a copy of its books, forks, and
  * sends BB_MSG_THAW. The child attaches to its region by BB_ATTACH_AGAIN, with
- * the copy. If THAW does not come bbd goes on after BB_FREEZE_MAX_MS.
+ * the copy. If THAW does not come bbd goes on after BB_FREEZE_MAX_MS. To a
+ * program that says want_socket the answer brings a descriptor along
+ * (SCM_RIGHTS): a connection to bbd, which the child attaches by.
  *
  * A program that only wants to know its budget sends the request with
  * BB_ATTACH_QUERY and no descriptors, and closes after the reply.
@@ -48,7 +50,7 @@ struct bb_msg {
 	uint32_t magic;
 	uint32_t op;
 	uint32_t region;	/* in the answer: the child's; 0: refused */
-	uint32_t pad;
+	uint32_t want_socket;	/* FREEZE: the path of the socket cannot be reached any more (chroot) */
 	uint64_t secret[2];
 };
 

@@ -42,7 +42,7 @@ homes() {
 same() {
 	local plain before
 
-	run timeout -k 5 60 "$@"
+	run timeout -k 5 120 "$@"
 	expect_status 0
 	plain=$output
 	before=$(homes writes)
@@ -69,7 +69,7 @@ same() {
 }
 
 @test "a clone past fork(): it sees nothing that is paged, and harms nobody" {
-	run timeout 60 "$BUILD/bbrack" --name "$RACK" run h1 -- env BB_LOCAL=8M LD_PRELOAD="$BUILD/libbb.so" \
+	run timeout 120 "$BUILD/bbrack" --name "$RACK" run h1 -- env BB_LOCAL=8M LD_PRELOAD="$BUILD/libbb.so" \
 		"$BUILD/apps/bbchild" pastfork 24
 	expect_status 0
 	expect_output "made past fork()"

@@ -29,7 +29,7 @@ MADE=()
 
 # paged LOCAL COMMAND...: on h1, with that budget.
 paged() {
-	timeout -k 5 60 "$BUILD/bbrack" --name "$RACK" run h1 -- env BB_LOCAL="$1" LD_PRELOAD="$BUILD/libbb.so" "${@:2}"
+	timeout -k 5 120 "$BUILD/bbrack" --name "$RACK" run h1 -- env BB_LOCAL="$1" LD_PRELOAD="$BUILD/libbb.so" "${@:2}"
 }
 
 # Pages that homes were sent, of both hosts.
@@ -45,7 +45,7 @@ pages_written() {
 same() {
 	local plain before
 
-	run timeout -k 5 60 "$@"
+	run timeout -k 5 120 "$@"
 	expect_status 0
 	plain=$output
 	before=$(pages_written)
@@ -68,6 +68,7 @@ same() {
 @test "all descriptors closed, by range, by list, one by one" { same "$BUILD/apps/bbchild" close 24; }
 @test "daemon(3), whose parent ends at once" { same "$BUILD/apps/bbchild" daemon 24; }
 @test "16 descriptors are all there are" { same "$BUILD/apps/bbchild" nofile 24; }
+@test "chroot, and forks after that" { same "$BUILD/apps/bbchild" chroot 24; }
 @test "another user, and forks after that" { same "$BUILD/apps/bbchild" setuid 24; }
 @test "not dumpable, and forks after that" { same "$BUILD/apps/bbchild" nodump 24; }
 @test "no new privileges" { same "$BUILD/apps/bbchild" nonewprivs 24; }
