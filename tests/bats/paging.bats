@@ -143,7 +143,7 @@ lost() {
 }
 
 @test "bbd dies: what is still here is served, the rest raises SIGBUS, one message" {
-	rack_up 2
+	rack_up 2 --bbd-args "--keep 0" # nothing is to be waited for
 	lost 1
 	expect_output "bbd has ended"
 }
