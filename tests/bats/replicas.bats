@@ -25,8 +25,8 @@ load_h1() {
 program() { bbrack run h1 -- "$BUILD/bbctl" -j program show | jq -c '.programs[0]'; }
 
 # All of it lies at two hosts. (Or the program has ended.)
+is_copied() { program | jq -e '.copied > 1000 and .single == 0' >/dev/null; }
 is_double() { program | jq -e '.single == 0' >/dev/null; }
-is_single() { ! is_double; }
 is_paged() { program | jq -e '.fill_remote > 500' >/dev/null; }
 
 # The load ended well, and its longest access took less than two seconds.
@@ -45,12 +45,10 @@ ended_well() {
 	local out=$BATS_TEST_TMPDIR/out
 
 	rack_up 4 --bbd-args "--replicas 2"
-	load_h1 "$out" 24
+	load_h1 "$out" 30
 	eventually 10 is_paged
 	bbrack bbd h2 kill
-	sleep 1
-	eventually 15 is_double
-	program | jq -e '.copied > 1000' >/dev/null || fail "nothing was copied: $(program)"
+	eventually 20 is_copied
 	bbrack bbd h3 kill
 	ended_well "$out"
 	grep -q "have one copy only" "/run/bluebridge/$RACK/h1/bbd.log"
