@@ -152,15 +152,32 @@ static void undo_page(uint32_t page)
 	} while (!atomic_compare_exchange_weak(pw, &w, v));
 }
 
+/*
+ * Pages that were freed while a write-back of them was under way keep WB in
+ * their words, and whoever uses the extent next would wait for its end.
+ */
+static void undo_writes(uint32_t e)
+{
+	for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++) {
+		_Atomic bb_pw *pw = &bb_rg.pw[e * BB_EXTENT_PAGES + i];
+
+		if (atomic_load_explicit(pw, memory_order_relaxed) & BB_PW_WB)
+			atomic_fetch_and(pw, ~BB_PW_WB);
+	}
+}
+
 static void undo(void)
 {
-	for (uint32_t e = 0; e < extents_used(); e++) {
+	/* All that were ever used: the last of them may be free now. */
+	for (uint32_t e = 0; e < bb_rg.rw_top; e++) {
 		uint8_t flags = atomic_load(&bb_rg.x[e].flags);
 
 		if (bb_xstate(e) == BB_X_SEALING && (flags & BB_XF_OPENING))
 			open_on(e);
-		if (bb_xstate(e) != BB_X_MANAGED)
+		if (bb_xstate(e) != BB_X_MANAGED) {
+			undo_writes(e);
 			continue;
+		}
 		atomic_fetch_and(&bb_rg.x[e].flags, (uint8_t)~BB_XF_HOMELESS);
 		for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++)
 			undo_page(e * BB_EXTENT_PAGES + i);
