@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# BlueBridge: make, make check, make demo, make bench, make lint, make install.
+# BlueBridge: make, make check, make chaos, make demo, make bench, make lint, make install.
 # A source file is built because of the folder that it lies in; nothing is
 # listed here by name.
 V ?= 0
@@ -49,7 +49,7 @@ apps_bin := $(patsubst tests/apps/%.c,$(B)/apps/%,$(apps_src))
 so_bin := $(patsubst tests/anomaly/%.c,$(B)/tests/%.so,$(so_src))
 bench_bin := $(patsubst scripts/bench/%.c,$(B)/bench/%,$(bench_src))
 
-.PHONY: all tests check demo bench lint install clean
+.PHONY: all tests check chaos demo bench lint install clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -121,6 +121,10 @@ $(B)/bench/%: $(B)/obj/scripts/bench/%.o $(B)/lib.a
 
 check:
 	scripts/check
+
+# make chaos SECONDS=600 SEED=7
+chaos: all
+	tests/chaos/chaos --build '$(B)' $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 demo:
 	scripts/demo
