@@ -242,6 +242,22 @@ static bool find_link_addr(struct bb_announce *a)
 	return a->have_link_addr;
 }
 
+/* Sockets that may speak from any address do not notice that one has gone. */
+static bool still_ours(const struct bb_announce *a)
+{
+	const struct sockaddr_in6 at = {
+		.sin6_family = AF_INET6,
+		.sin6_addr = a->link_addr,
+		.sin6_scope_id = a->ifindex,
+	};
+	int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool gone = fd >= 0 && bind(fd, (const struct sockaddr *)&at, sizeof(at)) && errno == EADDRNOTAVAIL;
+
+	if (fd >= 0)
+		close(fd);
+	return !gone;
+}
+
 int bb_announce_group(struct bb_announce *a, int sock, struct bb_hello *hello)
 {
 	const struct sockaddr_in6 to = {
@@ -253,7 +269,7 @@ int bb_announce_group(struct bb_announce *a, int sock, struct bb_hello *hello)
 	struct ifreq ifr = { 0 };
 	int ret;
 
-	if (!a->have_link_addr && !find_link_addr(a))
+	if ((!a->have_link_addr || !still_ours(a)) && !find_link_addr(a))
 		return -EADDRNOTAVAIL;
 	strncpy(ifr.ifr_name, a->cfg->dev, sizeof(ifr.ifr_name) - 1);
 	hello->mtu = ioctl(sock, SIOCGIFMTU, &ifr) ? 0 : (uint32_t)ifr.ifr_mtu;

@@ -33,6 +33,7 @@ struct bb_peer_entry {
 	uint64_t via_seen;
 	uint64_t told_at;	/* when we last said HELLO to it */
 	uint64_t echo;		/* its stamp to give back */
+	uint64_t pinged_at;	/* asked for an answer that has not come; 0: none is due */
 	uint32_t refused_boot;	/* of the second host of this number */
 	uint32_t local_mtu, said_mtu;
 	bool ghost, reply_due, told_port;

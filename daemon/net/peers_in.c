@@ -130,6 +130,7 @@ static bool update(struct bb_peers *p, struct bb_peer_entry *e, const struct in6
 	if (h->echo && h->echo < now && now - h->echo < BB_PEER_DEAD_NS) {
 		uint64_t rtt = now - h->echo;
 
+		e->pinged_at = 0;
 		e->pub.rtt_ns = e->pub.rtt_ns ? (e->pub.rtt_ns * 7 + rtt) / 8 : rtt;
 	}
 	memcpy(e->pub.name, h->name, sizeof(e->pub.name));

@@ -40,6 +40,8 @@ static void tell(struct bb_peers *p, int sock, struct bb_peer_entry *e, uint8_t 
 	h.echo = e->echo;
 	e->echo = 0;
 	e->told_at = now;
+	if (flags & BB_HELLO_WANTS_REPLY && !e->pinged_at)
+		e->pinged_at = now;
 	mtu = bb_announce_to(p->announce, sock, &e->at, &h);
 	if (mtu > 0 && (uint32_t)mtu != e->local_mtu) {
 		pthread_mutex_lock(&p->lock);
@@ -94,6 +96,13 @@ static void round_of_hellos(struct bb_peers *p, int sock, uint64_t now)
 
 		if (e->pub.self || !e->pub.alive)
 			continue;
+		/* We hear it, but it does not answer: has its interface another link address? */
+		if (e->pinged_at && now - e->pinged_at > BB_PEER_HELLO_NS) {
+			e->pinged_at = 0;
+			ping = true;
+			if (p->routes)
+				bb_routes_peer_doubt(p->routes, e->pub.node);
+		}
 		if (ping || now - e->told_at > BB_PEER_HELLO_NS / 2)
 			tell(p, sock, e, ping ? BB_HELLO_WANTS_REPLY : 0, now);
 	}
@@ -142,7 +151,7 @@ uint64_t bb_peers_tick(struct bb_peers *p, int sock, uint64_t now)
 		round_of_hellos(p, sock, now);
 	bury_the_dead(p, now);
 	if (p->routes && now >= p->next_fix) {
-		p->next_fix = now + BB_PEER_HELLO_NS;
+		p->next_fix = now + BB_PEER_HELLO_NS / 4;
 		bb_routes_tick(p->routes);
 	}
 	next = now + BB_PEER_HELLO_NS / 2; /* the dead, and names that are being looked up */

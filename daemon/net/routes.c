@@ -6,6 +6,10 @@
  *
  * A bbd that was killed leaves its routes behind. They are known by their
  * protocol number, and the next bbd of the same tenant takes them away.
+ *
+ * What others do to routes, neighbours and links is heard on a second socket;
+ * when something of ours may have gone, all of it is looked at, else one hop a
+ * tick. What is missing is set again and said, at most once a minute.
  */
 #include "net/routes.h"
 
@@ -25,6 +29,8 @@
 #include "log.h"
 
 #define ANSWER_NS 1000000000ULL
+#define SAY_NS 60000000000ULL
+#define NEWS_MAX 256 /* messages looked at in one tick */
 
 struct hop {
 	uint16_t node;
@@ -36,8 +42,10 @@ struct hop {
 };
 
 struct bb_routes {
-	int fd;
+	int fd, news; /* news -1: nothing is heard */
 	uint32_t seq;
+	uint64_t said_at;
+	unsigned int repaired; /* and not said */
 	uint16_t tenant, node;
 	uint32_t lo;
 	bool local_ours;
@@ -321,6 +329,8 @@ static void neigh_drop(struct bb_routes *r, struct hop *h)
 		neigh_talk(r, h, RTM_DELNEIGH, 0, NULL, NULL);
 }
 
+static void open_news(struct bb_routes *r);
+
 /* --- the whole ---------------------------------------------------------- */
 
 static void set_local(struct bb_routes *r)
@@ -350,6 +360,7 @@ int bb_routes_new(struct bb_routes **out, uint16_t tenant, uint16_t node)
 	r->tenant = tenant;
 	r->node = node;
 	r->lo = if_nametoindex("lo");
+	r->news = -1;
 	r->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	if (r->fd < 0 || setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit))) {
 		ret = -errno;
@@ -361,6 +372,7 @@ int bb_routes_new(struct bb_routes **out, uint16_t tenant, uint16_t node)
 	}
 	remove_stale(r);
 	set_local(r);
+	open_news(r);
 	*out = r;
 	return 0;
 }
@@ -379,6 +391,8 @@ void bb_routes_free(struct bb_routes *r)
 	if (r->local_ours)
 		route_change(r, RTM_DELROUTE, 0, r->node, NULL, r->lo);
 	close(r->fd);
+	if (r->news >= 0)
+		close(r->news);
 	free(r->hops);
 	free(r);
 }
@@ -453,33 +467,121 @@ void bb_routes_peer_lost(struct bb_routes *r, uint16_t node)
 	h->ifindex = 0; /* set the route again when it is back */
 }
 
-/* An interface that went down and up has lost its routes: one a call is looked at. */
-static void check_one(struct bb_routes *r)
+void bb_routes_peer_doubt(struct bb_routes *r, uint16_t node)
 {
-	struct in6_addr via;
-	struct hop *h;
-	uint32_t dev;
+	struct hop *h = hop_of(r, node, false);
 
-	if (r->turn >= r->nhops) {
-		r->turn = 0;
-		if (r->local_ours && !route_is(r, r->node, NULL))
-			route_change(r, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, r->node, NULL, r->lo);
-		return;
+	if (h)
+		neigh_drop(r, h);
+}
+
+/* --- what others do ------------------------------------------------------- */
+
+static void open_news(struct bb_routes *r)
+{
+	const struct sockaddr_nl me = {
+		.nl_family = AF_NETLINK,
+		.nl_groups = RTMGRP_IPV6_ROUTE | RTMGRP_NEIGH | RTMGRP_LINK,
+	};
+
+	r->news = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+	if (r->news >= 0 && bind(r->news, (const struct sockaddr *)&me, sizeof(me))) {
+		close(r->news);
+		r->news = -1;
 	}
-	h = &r->hops[r->turn++];
-	if (!h->ifindex || route_is(r, h->node, &h->via))
+}
+
+/* The next hop's entry is no longer what we made it. */
+static void neigh_news(struct bb_routes *r, const struct nlmsghdr *n)
+{
+	const struct ndmsg *m = NLMSG_DATA(n);
+	const struct rtattr *a = (const struct rtattr *)((const uint8_t *)m + NLMSG_ALIGN(sizeof(*m)));
+	const void *dst;
+
+	if (n->nlmsg_len < NLMSG_LENGTH(sizeof(*m)) || m->ndm_family != AF_INET6 ||
+	    (n->nlmsg_type == RTM_NEWNEIGH && m->ndm_state & NUD_PERMANENT))
 		return;
-	via = h->via;
-	dev = h->ifindex;
+	dst = find_attr(a, (int)NLMSG_PAYLOAD(n, sizeof(*m)), NDA_DST, 16);
+	for (unsigned int i = 0; dst && i < r->nhops; i++)
+		if (r->hops[i].ifindex == (uint32_t)m->ndm_ifindex && !memcmp(&r->hops[i].via, dst, 16))
+			r->hops[i].neigh_ours = false;
+}
+
+/* Return: may something of ours be gone? */
+static bool hear(struct bb_routes *r)
+{
+	_Alignas(struct nlmsghdr) uint8_t buf[16384];
+	bool gone = false;
+
+	for (unsigned int i = 0; i < NEWS_MAX; i++) {
+		ssize_t got = recv(r->news, buf, sizeof(buf), MSG_DONTWAIT);
+		int len = (int)got;
+
+		if (got < 0 && errno == EAGAIN)
+			return gone;
+		if (got < 0) /* more than there was room for */
+			return true;
+		for (struct nlmsghdr *n = (struct nlmsghdr *)buf; NLMSG_OK(n, (unsigned int)len); n = NLMSG_NEXT(n, len)) {
+			const struct rtmsg *m = NLMSG_DATA(n);
+
+			if (n->nlmsg_type == RTM_NEWNEIGH || n->nlmsg_type == RTM_DELNEIGH)
+				neigh_news(r, n);
+			else if (n->nlmsg_type == RTM_DELROUTE && n->nlmsg_len >= NLMSG_LENGTH(sizeof(*m)))
+				gone |= m->rtm_protocol == BB_ROUTE_PROTO;
+			else if (n->nlmsg_type == RTM_NEWLINK)
+				gone = true;
+		}
+	}
+	return true;
+}
+
+/* --- now and then --------------------------------------------------------- */
+
+static bool check_local(struct bb_routes *r)
+{
+	return r->local_ours && !route_is(r, r->node, NULL) &&
+	       !route_change(r, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, r->node, NULL, r->lo);
+}
+
+static bool check_hop(struct bb_routes *r, struct hop *h)
+{
+	const struct in6_addr via = h->via;
+	const uint32_t dev = h->ifindex;
+
+	if (!dev || route_is(r, h->node, &via))
+		return false;
 	neigh_drop(r, h);
 	h->ifindex = 0;
-	bb_routes_peer(r, h->node, &via, dev);
+	return !bb_routes_peer(r, h->node, &via, dev) && route_is(r, h->node, &via);
+}
+
+/* An interface that went down and up has lost its routes. */
+static void check(struct bb_routes *r, bool all)
+{
+	unsigned int n = all ? r->nhops + 1 : 1;
+
+	while (n--) {
+		if (r->turn >= r->nhops) {
+			r->turn = 0;
+			r->repaired += check_local(r);
+		} else {
+			r->repaired += check_hop(r, &r->hops[r->turn++]);
+		}
+	}
 }
 
 void bb_routes_tick(struct bb_routes *r)
 {
-	check_one(r);
+	const uint64_t now = bb_now_ns();
+
+	check(r, r->news >= 0 && hear(r));
 	for (unsigned int i = 0; i < r->nhops; i++)
 		if (r->hops[i].ifindex && r->hops[i].route_ours && !r->hops[i].neigh_ours)
 			neigh_fix(r, &r->hops[i]);
+	if (r->repaired && (!r->said_at || now - r->said_at > SAY_NS)) {
+		bb_warn("%u of our routes were gone (deleted by somebody, or their interface went down): set again",
+			r->repaired);
+		r->said_at = now;
+		r->repaired = 0;
+	}
 }

@@ -26,7 +26,9 @@ void bb_routes_free(struct bb_routes *r);
 int bb_routes_peer(struct bb_routes *r, uint16_t node, const struct in6_addr *via, uint32_t ifindex);
 /* The peer is gone or restarted: its link address may not be believed any more. */
 void bb_routes_peer_lost(struct bb_routes *r, uint16_t node);
-/* Makes next hops that the kernel has found reachable permanent. About once a second. */
+/* What is sent to it does not seem to arrive: its link address is asked for again. */
+void bb_routes_peer_doubt(struct bb_routes *r, uint16_t node);
+/* Makes next hops that the kernel has found reachable permanent, sets again what is gone. About once a second. */
 void bb_routes_tick(struct bb_routes *r);
 
 #endif
