@@ -32,7 +32,7 @@
 #define WORDS (PAGE / 8)
 #define THREADS 8
 #define BLOCKS 48	/* of a thread */
-#define BLOCK_PAGES 4096
+#define BLOCK_PAGES (40 + 4096) /* some_pages() */
 #define CHILDREN 3	/* of a thread, at a time */
 
 enum how { FREE_SLOT, BY_MALLOC, BY_MMAP };
