@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -21,10 +22,14 @@
 #include "control/control.h"
 #include "control/notify.h"
 #include "keep/keep.h"
+#include "home/home.h"
 #include "log.h"
+#include "options.h"
 #include "rights.h"
 
 static atomic_int stop;
+
+static char own_path[PATH_MAX]; /* as it was when we began */
 
 static void on_stop(int sig)
 {
@@ -229,6 +234,38 @@ out:
 	return r;
 }
 
+/* A bbd that could not start must not take its predecessor's memory with it. */
+static bool is_worth_keeping(struct bb_keep *keep)
+{
+	static const char *const kinds[] = { BB_KEPT_PROGRAMS, "home.slab.", "home.file." };
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (bb_keep_list(keep, kinds[i], NULL, 0))
+			return true;
+	return false;
+}
+
+/* Does another bbd go on from here? SIGINT and SIGHUP end it all. */
+static bool leaves(struct bb_control *c, int sig)
+{
+	uint64_t lent = c->home ? bb_home_lent_out(c->home, c->cfg->node) : 0;
+	unsigned int n = 0;
+	char text[16];
+
+	for (unsigned int i = 0; i < c->npagers; i++)
+		n += bb_pager_count(c->pagers[i]);
+	if (sig == SIGUSR2 && access(own_path, X_OK) == 0 && bb_keep_ms(c->keep)) {
+		bb_info("starting %s anew: %u programs and %s that others use stay", own_path, n,
+			bb_size_format(lent, text, sizeof(text)));
+		return true;
+	}
+	if (sig != SIGTERM || !bb_keep_ms(c->keep) || (!n && !lent))
+		return false;
+	bb_warn("%u programs are attached, and others use %s: both are kept for %u s; start bbd again to go on", n,
+		bb_size_format(lent, text, sizeof(text)), bb_keep_ms(c->keep) / 1000);
+	return true;
+}
+
 static void limit_rights(const struct bb_config *cfg)
 {
 	struct bb_rights_config rc = {
@@ -251,6 +288,7 @@ int main(int argc, char **argv)
 	struct bb_peers_config pc = { 0 };
 	struct sigaction sa = { .sa_handler = on_stop }, hup;
 	int listener = -1, r, status = 1;
+	bool leave = false;
 	struct stat own = { 0 };
 	sigset_t blocked;
 
@@ -262,6 +300,8 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGUSR2, &sa, NULL);
+	(void)!readlink("/proc/self/exe", own_path, sizeof(own_path) - 1);
 	/* Its terminal closes; nohup(1) has it ignored. */
 	if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN)
 		sigaction(SIGHUP, &sa, NULL);
@@ -304,6 +344,7 @@ int main(int argc, char **argv)
 	sigaddset(&blocked, SIGTERM);
 	sigaddset(&blocked, SIGINT);
 	sigaddset(&blocked, SIGHUP);
+	sigaddset(&blocked, SIGUSR2);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (cfg.lend) {
 		struct bb_home_config hc = { .lend = cfg.lend, .store = cfg.store, .quota = cfg.quota, .keep = c.keep };
@@ -338,19 +379,26 @@ int main(int argc, char **argv)
 	if (r < 0)
 		goto out;
 	status = 0;
+	leave = leaves(&c, stop);
 out:
 	if (is_same(cfg.socket, &own))
 		unlink(cfg.socket);
 	close(listener);
 	for (unsigned int i = 0; i < c.npagers; i++)
-		bb_pager_stop(c.pagers[i], false);
+		bb_pager_stop(c.pagers[i], leave);
 	if (c.server)
-		bb_server_stop(c.server);
+		bb_server_stop(c.server, leave);
 	if (c.peers)
 		bb_peers_free(c.peers);
 	if (c.home)
 		bb_home_free(c.home);
 	if (c.keep)
-		bb_keep_close(c.keep, false);
+		bb_keep_close(c.keep, leave || (status && is_worth_keeping(c.keep)));
+	if (status == 0 && stop == SIGUSR2 && leave) {
+		execv(own_path, argv);
+		bb_error("cannot start %s (%s): what is held is kept for %u s: start a bbd", own_path,
+			 strerrordesc_np(errno), cfg.keep_ms / 1000);
+		status = 1;
+	}
 	return status;
 }

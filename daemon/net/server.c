@@ -49,7 +49,7 @@ struct bb_server {
 	struct bb_server_config cfg;
 	pthread_t thread;
 	int fd, wake;
-	atomic_bool stop;
+	atomic_bool stop, leave;
 	struct bb_home *home;
 	struct bb_peers *peers;
 	struct bb_sock_ring *ring;
@@ -193,7 +193,8 @@ static void *loop(void *arg)
 			shared = bb_now_ns() - now > SHARED_NS;
 		}
 	}
-	bb_peers_bye(s->peers, s->fd);
+	if (!atomic_load(&s->leave))
+		bb_peers_bye(s->peers, s->fd);
 	return NULL;
 }
 
@@ -259,12 +260,13 @@ err:
 	return ret;
 }
 
-void bb_server_stop(struct bb_server *s)
+void bb_server_stop(struct bb_server *s, bool leave)
 {
 	const uint64_t one = 1;
 
 	if (!s)
 		return;
+	atomic_store(&s->leave, leave);
 	atomic_store(&s->stop, true);
 	if (write(s->wake, &one, sizeof(one)) < 0)
 		bb_debug("server: cannot wake its thread: %m");

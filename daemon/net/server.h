@@ -6,6 +6,7 @@
 #ifndef BB_DAEMON_SERVER_H
 #define BB_DAEMON_SERVER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct bb_home;
@@ -27,7 +28,8 @@ struct bb_server_config {
 };
 
 int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_home *home, const struct bb_server_config *cfg);
-void bb_server_stop(struct bb_server *s); /* says goodbye to the peers, joins */
+/* leave: another bbd goes on; else it says goodbye to the peers. Joins. */
+void bb_server_stop(struct bb_server *s, bool leave);
 void bb_server_stats(const struct bb_server *s, struct bb_server_stats *out);
 
 #endif

@@ -46,7 +46,7 @@ static void add(struct bb_pager *pg, struct bb_program *p)
 
 static uint32_t id_of(const char *name)
 {
-	return (uint32_t)strtoul(name + sizeof(BB_KEPT_NAME) - 1, NULL, 10);
+	return (uint32_t)strtoul(name + sizeof(BB_KEPT_PROGRAMS) - 1, NULL, 10);
 }
 
 /* Return: how many names, in *names to be freed. */
@@ -55,11 +55,11 @@ static unsigned int kept_names(struct bb_keep *keep, char (**names)[BB_KEEP_NAME
 	unsigned int n;
 
 	*names = NULL;
-	n = keep ? bb_keep_list(keep, BB_KEPT_NAME, NULL, 0) : 0;
+	n = keep ? bb_keep_list(keep, BB_KEPT_PROGRAMS, NULL, 0) : 0;
 	if (!n)
 		return 0;
 	*names = calloc(n, sizeof(**names));
-	return *names ? bb_keep_list(keep, BB_KEPT_NAME, *names, n) : 0;
+	return *names ? bb_keep_list(keep, BB_KEPT_PROGRAMS, *names, n) : 0;
 }
 
 unsigned int bb_pagers_kept(struct bb_keep *keep)

@@ -54,6 +54,8 @@ int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg);
  * home memory is given back.
  */
 void bb_pager_stop(struct bb_pager *p, bool leave);
+/* What is kept for programs (keep.h): names begin with it. */
+#define BB_KEPT_PROGRAMS "prog."
 /* Programs that are here or are waited for. */
 unsigned int bb_pager_count(struct bb_pager *p);
 /* Pagers that there must be to go on where the last bbd ended. */

@@ -62,8 +62,6 @@ struct bb_rx_use {
 	uint32_t busy;		/* requests under way */
 };
 
-#define BB_KEPT_NAME "prog."
-
 /* Head of a program's kept memory; the table follows on the next page. */
 struct bb_kept {
 	uint32_t magic, version;

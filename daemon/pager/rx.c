@@ -2,7 +2,7 @@
 /*
  * The table of a program's home extents, and who else reads them: parents and
  * children after a fork. It lies in memory that outlives bbd (keep/), under
- * BB_KEPT_NAME and the region's number: a head and the entries. What follows
+ * BB_KEPT_PROGRAMS and the region's number: a head and the entries. What follows
  * from the entries (spares, readers, which extent lies where) is made anew.
  */
 #include <errno.h>
@@ -27,7 +27,7 @@ static uint64_t table_size(uint32_t cap)
 
 static void name_of(const struct bb_program *p, char name[BB_KEEP_NAME])
 {
-	snprintf(name, BB_KEEP_NAME, BB_KEPT_NAME "%u", p->id);
+	snprintf(name, BB_KEEP_NAME, BB_KEPT_PROGRAMS "%u", p->id);
 }
 
 /* The books of the bbd before us. Return: descriptor, its size in *size; -errno. */

@@ -118,3 +118,41 @@ longest_stall() { sed -n 's/.*max \([0-9]*\) ns$/\1/p' "$1" | sort -n | tail -n 
 	wait
 	grep -q "every page verified" "$BATS_TEST_TMPDIR/1"
 }
+
+@test "bbd is upgraded, and stopped and started, under its programs" {
+	local pid
+
+	rack_up 3
+	paged 24M "$BUILD/apps/bbtouch" --size 96M --pattern rand --writes 40 --seconds 14 >"$BATS_TEST_TMPDIR/1" 2>&1 &
+	PIDS+=($!)
+	sleep 2
+	for h in h1 h2 h3; do
+		pid=$(bbrack status -j | jq --arg h $h '.hosts[] | select(.host == $h) | .pid')
+		kill -USR2 "$pid"
+		sleep 1
+		grep -q "starting .* anew" "/run/bluebridge/$RACK/$h/bbd.log"
+		is_gone "$pid" && fail "it is another process: $(tail -n 5 "/run/bluebridge/$RACK/$h/bbd.log")"
+	done
+	for h in h1 h2; do
+		bbrack bbd $h restart
+		grep -q "are kept for 60 s" "/run/bluebridge/$RACK/$h/bbd.log"
+		sleep 1
+	done
+	wait "${PIDS[0]}" || fail "$(<"$BATS_TEST_TMPDIR/1")"
+	grep -q "every page verified" "$BATS_TEST_TMPDIR/1"
+}
+
+@test "a memory host is killed 20 times under load: nothing lost" {
+	rack_up 2
+	paged 24M "$BUILD/apps/bbtouch" --size 96M --pattern rand --writes 40 --threads 2 --seconds 18 >"$BATS_TEST_TMPDIR/1" 2>&1 &
+	PIDS+=($!)
+	sleep 1
+	for ((i = 0; i < 20; i++)); do
+		sleep 0.6
+		bbrack bbd h2 kill
+		bbrack bbd h2 start
+	done
+	wait "${PIDS[0]}" || fail "$(<"$BATS_TEST_TMPDIR/1")" "$(tail -n 20 "/run/bluebridge/$RACK/h1/bbd.log")"
+	grep -q "every page verified" "$BATS_TEST_TMPDIR/1"
+	echo "# longest stall $(longest_stall "$BATS_TEST_TMPDIR/1") ms" >&3
+}

@@ -119,7 +119,7 @@ static void world_start(uint64_t lend, const char *faults)
 static void world_stop(void)
 {
 	bb_net_free(w.net);
-	bb_server_stop(w.server);
+	bb_server_stop(w.server, false);
 	bb_peers_free(w.here);
 	bb_peers_free(w.there);
 	bb_home_free(w.home);

@@ -250,7 +250,7 @@ static void test_dead(void **state)
 
 	world_start(64 << 20, NULL);
 	r.ptr = create_one(w.net);
-	bb_server_stop(w.server);
+	bb_server_stop(w.server, false);
 	w.server = NULL;
 	t = bb_now_ns();
 	r.deadline = t + SECOND / 4;
