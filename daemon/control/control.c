@@ -21,6 +21,7 @@
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -53,6 +54,28 @@ struct session {
 	} attach;
 };
 
+/*
+ * Does anybody serve the socket? One that was just killed still does, for as
+ * long as one of its threads is in a system call, although it counts as dead.
+ */
+static int look(const struct sockaddr_un *un)
+{
+	const struct timespec pause = { 0, 50000000 };
+	int fd, r = 0;
+
+	for (int tries = 0; tries < 40; tries++) {
+		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (fd < 0)
+			return -errno;
+		r = connect(fd, (const struct sockaddr *)un, sizeof(*un)) < 0 ? -errno : 0;
+		close(fd);
+		if (r && r != -EAGAIN)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return r;
+}
+
 int bb_control_listen(const char *path)
 {
 	struct sockaddr_un un = { .sun_family = AF_UNIX };
@@ -69,11 +92,7 @@ int bb_control_listen(const char *path)
 		return -EEXIST;
 	}
 	memcpy(un.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		goto fail;
-	r = connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ? -errno : 0;
-	close(fd);
+	r = look(&un);
 	if (r == 0 || r == -EAGAIN) {
 		bb_error("socket %s: another bbd serves it; stop that one, or give --socket", path);
 		return -EADDRINUSE;
