@@ -217,8 +217,9 @@ int bb_rx_share(struct bb_program *p, struct bb_program *q)
 		}
 		u->share->refs++;
 		set(p, r, x);
-		if (x->twin && q->rx[x->twin].state != BB_RX_READY)
-			p->rx[r].twin = 0; /* the child has no part in a copy that is being made */
+		/* The child has no part in a copy that is being made. Bad ones lead on. */
+		if (x->twin && q->rx[x->twin].state != BB_RX_READY && q->rx[x->twin].state != BB_RX_BAD)
+			p->rx[r].twin = 0;
 		p->use[r].share = u->share;
 	}
 	p->xtop = q->xtop;

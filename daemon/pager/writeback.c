@@ -61,7 +61,8 @@ static void say_failed(const struct bb_wb *b, const struct bb_net_req *req)
 /*
  * Both copies have answered, or have had their time. A page is clean when each
  * copy has it, or has been given up while the other has it. The last copy is
- * not given up for its silence alone while its host says HELLO.
+ * not given up for its silence alone while its host says HELLO; and it is the
+ * last where the other is still in the making: there is what else the extent holds.
  */
 static void finish(struct bb_wb *b)
 {
@@ -69,7 +70,7 @@ static void finish(struct bb_wb *b)
 	struct bb_pager *pg = p->pager;
 	const bool two = b->req2.cmd != 0;
 	const uint8_t st1 = b->req.status, st2 = two ? b->req2.status : BB_ST_OK;
-	bool bad1 = failed(st1), bad2 = two && failed(st2), ok;
+	bool bad1 = failed(st1), bad2 = two && failed(st2), ok, alive1;
 
 	if (!p->gone && (st1 != BB_ST_OK || st2 != BB_ST_OK)) {
 		say_failed(b, &b->req);
@@ -87,9 +88,11 @@ static void finish(struct bb_wb *b)
 	ok = (st1 == BB_ST_OK && (!two || st2 == BB_ST_OK || bad2)) || (two && st2 == BB_ST_OK && bad1);
 	if (!ok)
 		p->wb = p->tail; /* look at all of the ring again */
+	alive1 = bb_node_alive(pg, b->req.node);
 	for (uint32_t i = 0; i < b->n; i++) {
 		uint32_t page = b->page[i], rx = st1 == BB_ST_OK ? b->rx[i] : b->twin[i];
 		_Atomic bb_pw *pw = &p->pw[page];
+		bool safe = ok, give_up = bad1;
 		bb_pw w = atomic_load(pw), v;
 
 		p->use[b->rx[i]].busy--;
@@ -98,15 +101,20 @@ static void finish(struct bb_wb *b)
 		p->slot_busy[b->slot[i]] = 0;
 		if (p->gone)
 			continue;
-		if (ok)
+		if (two && st1 != BB_ST_OK && p->rx[b->twin[i]].state != BB_RX_READY) {
+			safe = false;
+			give_up = bad1 && !(silent(st1) && alive1);
+			p->wb = p->tail;
+		}
+		if (safe)
 			p->hash[page] = b->hash[i]; /* nobody reads it while WB is set */
-		if (bad1)
+		if (give_up)
 			bb_extent_bad(p, b->rx[i]);
 		if (bad2)
 			bb_extent_bad(p, b->twin[i]);
 		do {
 			v = w & ~BB_PW_WB;
-			if (!ok || bb_pw_state(w) == BB_P_EMPTY || bb_pw_state(w) == BB_P_DROPPING)
+			if (!safe || bb_pw_state(w) == BB_P_EMPTY || bb_pw_state(w) == BB_P_DROPPING)
 				continue;
 			v = bb_pw_with_rx(v | BB_PW_HASHED, rx);
 			if (bb_pw_state(w) == BB_P_STAGED && bb_pw_slot(w) == b->slot[i])
