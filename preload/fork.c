@@ -53,6 +53,7 @@
 static struct bb_books books; /* of the child that is being made */
 static __thread bool nested;	 /* this fork is a signal handler's, within bb_rg.lock */
 static bool late_registered;
+static uint64_t since; /* when bbd was asked to freeze */
 static struct bb_msg child_at; /* its region, and what proves it; region 0: none */
 static int child_sock = -1;	/* a connection for it, where it could not make one */
 
@@ -115,6 +116,7 @@ static int freeze(void)
 	bb_fd_close(child_sock);
 	child_sock = -1;
 	forget_answers();
+	since = bb_now_ns();
 	r = tell(BB_MSG_FREEZE);
 	if (r == 0)
 		r = hear(&m);
@@ -173,6 +175,13 @@ static void prepare(void)
 		r = bb_books_new(&books);
 	if (r == 0) {
 		bb_books_copy(&books);
+		/* A copy that was not made under the freeze is none (we may have been stopped). */
+		if (bb_now_ns() - since > (BB_FREEZE_MAX_MS - 500) * 1000000ULL) {
+			bb_books_free(&books);
+			r = -ETIMEDOUT;
+		}
+	}
+	if (r == 0) {
 		inherit(MADV_DOFORK);
 	} else {
 		child_at.region = 0;

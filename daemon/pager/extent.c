@@ -221,6 +221,18 @@ void bb_extent_bad(struct bb_program *p, uint32_t rx)
 		p->xrx[p->rx[rx].extent] = other;
 }
 
+void bb_extent_retire(struct bb_program *p, uint32_t rx)
+{
+	uint32_t e = p->rx[rx].extent;
+
+	if (p->rx[rx].state != BB_RX_READY || p->rx[rx].twin || e == BB_NO_EXTENT)
+		return;
+	p->rx[rx].old = true;
+	p->forked = true; /* what is old is looked after */
+	if (p->xrx[e] == rx)
+		p->xrx[e] = 0;
+}
+
 /* --- giving back ---------------------------------------------------------- */
 
 static void deleted(struct bb_net_req *req)

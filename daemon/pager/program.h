@@ -138,6 +138,7 @@ struct bb_sync {
 	uint32_t from, to;	/* rx; 0: nothing to do */
 	uint32_t page, n;	/* under way: n pages from page on, WB set; n 0: none */
 	uint32_t next;		/* of the extent */
+	uint32_t put_off;	/* rx that could not be read last time */
 	uint32_t left;		/* extents with one copy, when last looked */
 	uint64_t look_at, copied, began;
 	bool busy, told;
@@ -403,6 +404,8 @@ int bb_rx_share(struct bb_program *p, struct bb_program *q);
 /* The home extent that page is to be written to. Return: rx, or 0: not yet. */
 uint32_t bb_extent_home(struct bb_program *p, uint32_t page);
 void bb_extent_bad(struct bb_program *p, uint32_t rx);
+/* Its host is silent: nothing more is written there, but what is there is not given up. */
+void bb_extent_retire(struct bb_program *p, uint32_t rx);
 /* A spare on another node than this (0: any). Return: rx, or 0: one has been asked for. */
 uint32_t bb_extent_spare(struct bb_program *p, uint16_t not_on);
 bool bb_extent_poll(struct bb_program *p);

@@ -33,6 +33,7 @@
 #define LOOK_NS 500000000ULL
 #define SYNC_DEADLINE_NS 1000000000ULL
 #define HOPS 16
+#define FRESH_HELLO_NS 3000000000ULL
 
 /* --- which copy ------------------------------------------------------------ */
 
@@ -110,9 +111,17 @@ bool bb_node_alive(struct bb_pager *pg, uint16_t node)
 
 /* --- giving up ------------------------------------------------------------- */
 
-static bool is_given_up(struct bb_pager *pg, uint16_t node)
+static bool is_given_up(const struct bb_program *p, uint32_t rx)
 {
-	return bb_node_shunned(pg, node) || !bb_node_alive(pg, node);
+	struct bb_pager *pg = p->pager;
+	const struct bb_rx *x = &p->rx[rx];
+	struct bb_peer peer;
+
+	if (bb_node_shunned(pg, x->node) || !bb_node_alive(pg, x->node))
+		return true;
+	/* It came back empty, so soon that it never counted as dead. */
+	return bb_peers_get(pg->cfg.peers, x->node, &peer) && peer.boot && peer.boot != x->boot &&
+	       bb_now_ns() - peer.last_hello < FRESH_HELLO_NS;
 }
 
 /* Return: the copy that is left, 0 where there are two, or where none is to be had. */
@@ -123,7 +132,7 @@ static uint32_t lonely(struct bb_program *p, uint32_t r)
 	if (!r || p->rx[r].state != BB_RX_READY)
 		return 0;
 	if (t && p->rx[t].state == BB_RX_READY) {
-		bool a = is_given_up(p->pager, p->rx[r].node), b = is_given_up(p->pager, p->rx[t].node);
+		bool a = is_given_up(p, r), b = is_given_up(p, t);
 
 		if (a == b)
 			return 0;
@@ -142,15 +151,16 @@ static void look(struct bb_program *p)
 		uint32_t r = lonely(p, p->xrx[e]);
 
 		left += r != 0;
-		first = first ? first : r;
+		first = first || r == s->put_off ? first : r;
 	}
 	/* What is only read since a fork. */
 	for (uint32_t i = 1; p->forked && i < p->nrx; i++) {
 		uint32_t r = p->rx[i].old ? lonely(p, i) : 0;
 
 		left += r != 0;
-		first = first ? first : r;
+		first = first || r == s->put_off ? first : r;
 	}
+	s->put_off = 0; /* another time */
 	if (left && !s->told) {
 		bb_warn("program %u (%s): %u extents have one copy only: they are copied to other hosts", p->pid, p->comm,
 			left);
@@ -169,10 +179,11 @@ static void look(struct bb_program *p)
 	if (!s->to)
 		return;
 	s->next = 0;
+	/* SYNCING first: a kill must not leave an empty extent that seems to hold something. */
+	__atomic_store_n(&p->rx[s->to].state, BB_RX_SYNCING, __ATOMIC_RELEASE);
 	p->rx[s->to].extent = p->rx[first].extent;
-	p->rx[s->to].twin = first;
 	p->rx[s->to].old = p->rx[first].old;
-	p->rx[s->to].state = BB_RX_SYNCING;
+	__atomic_store_n(&p->rx[s->to].twin, first, __ATOMIC_RELEASE);
 	p->rx[first].twin = s->to;
 }
 
@@ -205,12 +216,13 @@ static void put_off(struct bb_program *p)
 		return;
 	}
 	release(p);
+	s->put_off = s->from; /* others first */
 	if (p->rx[s->from].twin == s->to)
 		p->rx[s->from].twin = 0;
 	p->rx[s->to].twin = 0;
 	p->rx[s->to].old = false;
 	p->rx[s->to].extent = BB_NO_EXTENT;
-	p->rx[s->to].state = BB_RX_READY;
+	__atomic_store_n(&p->rx[s->to].state, BB_RX_READY, __ATOMIC_RELEASE);
 	p->spare[p->nspare++] = s->to;
 	s->to = 0;
 }

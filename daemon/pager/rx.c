@@ -249,6 +249,8 @@ void bb_rx_load(struct bb_program *p)
 		if (x->state == BB_RX_SYNCING) {
 			/* Half a copy is none: begun again with another. */
 			x->old = true;
+			if (x->twin && x->twin < p->nrx && p->rx[x->twin].twin == r)
+				p->rx[x->twin].twin = 0; /* or it would count as whole */
 			x->twin = 0;
 			x->state = BB_RX_READY;
 		}

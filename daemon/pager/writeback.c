@@ -76,11 +76,13 @@ static void finish(struct bb_wb *b)
 		say_failed(b, &b->req);
 		if (two)
 			say_failed(b, &b->req2);
-		if (silent(st1) && two)
+		if (silent(st1))
 			bb_node_dead(pg, b->req.node);
 		if (silent(st2))
 			bb_node_dead(pg, b->req2.node);
 	}
+	if (!two && silent(st1))
+		bad1 = false; /* what else is there may be read again when its host is back */
 	if (two && silent(st1) && silent(st2)) {
 		bad1 = !bb_node_alive(pg, b->req.node);
 		bad2 = !bb_node_alive(pg, b->req2.node);
@@ -110,6 +112,8 @@ static void finish(struct bb_wb *b)
 			p->hash[page] = b->hash[i]; /* nobody reads it while WB is set */
 		if (give_up)
 			bb_extent_bad(p, b->rx[i]);
+		else if (!two && silent(st1))
+			bb_extent_retire(p, b->rx[i]);
 		if (bad2)
 			bb_extent_bad(p, b->twin[i]);
 		do {
