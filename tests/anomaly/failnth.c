@@ -13,11 +13,13 @@
  * (1, 2, 3 ...) the calls FAILNTH_COUNT (1) to FAILNTH_COUNT + FAILNTH_TIMES (1)
  * - 1 fail, with the error number FAILNTH_VARIANT of those that the kernel has
  * for it; the file then says what was done. So a loop over the places ends at
- * the first that is never reached.
+ * the first that is never reached. Or, with FAILNTH_CALL (a function's, ioctl's
+ * or system call's name) and FAILNTH_EVERY, one in so many such calls fails.
  *
  * A failed call is not made. It looks like one that the kernel refused: what
  * cannot fail (close, UFFDIO_WAKE of a range of ours) is left alone, and so are
  * errors that would be a lie about what is there (EEXIST of a page that is not).
+ * But UFFDIO_MOVE that says EEXIST has moved a page: so does Linux 6.18.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -53,7 +55,8 @@ struct state {
 static struct state *state;
 static uintptr_t lo, hi, base;
 static const char *object;
-static uint32_t want_site, want_count = 1, times = 1, variant;
+static const char *want_call;
+static uint32_t every, want_site, want_count = 1, times = 1, variant;
 
 static int find(struct dl_phdr_info *info, size_t size, void *arg)
 {
@@ -93,6 +96,8 @@ __attribute__((constructor(101))) static void start(void)
 		return;
 	object = getenv("FAILNTH_IN");
 	want_site = number("FAILNTH_SITE", 0);
+	want_call = getenv("FAILNTH_CALL");
+	every = number("FAILNTH_EVERY", 0);
 	want_count = number("FAILNTH_COUNT", 1);
 	times = number("FAILNTH_TIMES", 1);
 	variant = number("FAILNTH_VARIANT", 0);
@@ -124,6 +129,14 @@ static struct site *site_of(uint64_t at, uint32_t *n)
 	return NULL;
 }
 
+/* One in so many, but not in step with what is tried again in turn. */
+static uint32_t mix(uint32_t z)
+{
+	z = (z ^ z >> 16) * 0x45d9f3bu;
+	z = (z ^ z >> 16) * 0x45d9f3bu;
+	return z ^ z >> 16;
+}
+
 /* Return: the error that the call from there ends in, or 0. */
 static int fails(const char *name, const void *from, const int *errors)
 {
@@ -138,7 +151,8 @@ static int fails(const char *name, const void *from, const int *errors)
 	if (!s)
 		return 0;
 	calls = atomic_fetch_add(&s->calls, 1) + 1;
-	if (n != want_site || calls < want_count || calls - want_count >= times)
+	if (want_call && every ? strcmp(name, want_call) != 0 || mix(calls) % every
+			       : n != want_site || calls < want_count || calls - want_count >= times)
 		return 0;
 	while (errors[count])
 		count++;
@@ -266,6 +280,22 @@ HEAP(calloc, size_t, size_t)
 
 /* --- ioctl: by request ------------------------------------------------------- */
 
+/* What Linux 6.18 makes of a page that it had to wait for. */
+static long moved(long fd, struct uffdio_move *m)
+{
+	const uint64_t len = m->len;
+	long r;
+
+	m->len = 4096;
+	r = real("ioctl")(fd, UFFDIO_MOVE, (long)m, 0, 0, 0);
+	m->len = len;
+	if (r == 0) {
+		m->move = -EEXIST;
+		errno = EEXIST;
+	}
+	return -1;
+}
+
 EXPORT long stand_ioctl(long fd, unsigned long request, void *arg) __asm__("ioctl");
 long stand_ioctl(long fd, unsigned long request, void *arg)
 {
@@ -295,7 +325,9 @@ long stand_ioctl(long fd, unsigned long request, void *arg)
 		error = fails("UFFDIO_ZEROPAGE", from, ERRORS(ENOMEM, EAGAIN));
 		break;
 	case UFFDIO_MOVE:
-		error = fails("UFFDIO_MOVE", from, ERRORS(EBUSY, EAGAIN, ENOMEM, EINVAL));
+		error = fails("UFFDIO_MOVE", from, ERRORS(EBUSY, EAGAIN, ENOMEM, EINVAL, EEXIST));
+		if (error == EEXIST)
+			return moved(fd, arg);
 		if (error)
 			((struct uffdio_move *)arg)->move = -error;
 		break;

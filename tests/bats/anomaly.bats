@@ -58,6 +58,61 @@ anomaly() {
 	anomaly memory 10 "$BUILD/apps/bbtouch" --size 24M --pattern rand --writes 50 --ops 1000
 }
 
+# restart HOST: its bbd, with the environment of now, until both hosts see each other.
+restart() {
+	"$BUILD/bbrack" --bin "$BIN" bbd "$1" restart
+	eventually 15 both_seen
+}
+
+both_seen() {
+	local h
+
+	for h in h1 h2; do
+		timeout 5 env -u LD_PRELOAD "$BUILD/bbctl" --socket "/run/bluebridge/$RACK/$h/bbd.sock" -j node show 2>/dev/null |
+			jq -e '[.nodes[] | select(.alive)] | length == 2' >/dev/null || return 1
+	done
+}
+
+# one_in N HOST CALL ERRORS: one in N such calls fails, with each of its errors in turn.
+# h1's bbd or the memory host's is restarted so; "shim": libbb.so.
+one_in() {
+	local v fail=(env FAILNTH_STATE="$BATS_TEST_TMPDIR/state" FAILNTH_CALL="$3" FAILNTH_EVERY="$1")
+	local touch=("$BUILD/apps/bbtouch" --size 20M --pattern rand --writes 50 --ops 600 --threads 2)
+
+	for ((v = 0; v < $4; v++)); do
+		rm -f "$BATS_TEST_TMPDIR/state"
+		if [[ $2 == shim ]]; then
+			run bbrack run h1 -- env BB_LOCAL=8M LD_PRELOAD="$BUILD/libbb.so:$BUILD/tests/failnth.so" \
+				FAILNTH_IN=libbb.so FAILNTH_VARIANT=$v "${fail[@]}" timeout 60 "${touch[@]}"
+		else
+			export LD_PRELOAD=$BUILD/tests/failnth.so FAILNTH_VARIANT=$v "${fail[@]:1}"
+			restart "$2"
+			unset LD_PRELOAD FAILNTH_STATE
+			run bbrack run h1 -- env BB_LOCAL=8M LD_PRELOAD="$BUILD/libbb.so" timeout 60 "${touch[@]}"
+		fi
+		expect_status 0
+		run od -An -t u4 -j 4 -N 4 "$BATS_TEST_TMPDIR/state"
+		((output > 5)) || fail "$3, error $v: only $output failures"
+	done
+}
+
+@test "one in three UFFDIO_MOVE fails, or succeeds and says that it has failed" {
+	rack_up 2
+	one_in 3 shim UFFDIO_MOVE 5
+}
+
+@test "one in four pages that bbd brings in is refused by the kernel" {
+	rack_up 2
+	one_in 4 h1 UFFDIO_COPY 3
+}
+
+@test "packets that bbd sends are refused by the kernel, at either end" {
+	rack_up 2
+	one_in 5 h1 sendmmsg 3
+	restart h1
+	one_in 30 h2 sendmsg 5
+}
+
 @test "a failure that is not met with sense is found" {
 	rack_up 2
 	# Wrong bytes, and a crash, must not pass for a good end.
