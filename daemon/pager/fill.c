@@ -201,7 +201,7 @@ static void submit(struct bb_fill *f)
 	f->req.boot = x->boot;
 	f->req.ptr = x->ptr + ((uint64_t)(f->page % BB_EXTENT_PAGES) << BB_PAGE_SHIFT);
 	f->req.len = f->n << BB_PAGE_SHIFT;
-	f->req.deadline = f->t_fault + p->pager->cfg.deadline_ns;
+	f->req.deadline = f->t_found + p->pager->cfg.deadline_ns;
 	/* Where there is another copy nobody waits for one host alone. */
 	if (bb_copy_other(p, f->rx)) {
 		uint64_t soon = bb_now_ns() + FIRST_TRY_NS;
@@ -227,7 +227,7 @@ static bool try_other(struct bb_fill *f, uint8_t status)
 	struct bb_program *p = f->prog;
 	uint32_t other = bb_copy_other(p, f->rx), rx = f->rx;
 
-	if (!other || bb_now_ns() >= f->t_fault + p->pager->cfg.deadline_ns)
+	if (!other || bb_now_ns() >= f->t_found + p->pager->cfg.deadline_ns)
 		return false;
 	if (status == BB_ST_TIMEOUT || status == BB_ST_UNREACH)
 		bb_node_slow(p->pager, p->rx[rx].node);
@@ -314,7 +314,7 @@ static void done(struct bb_net_req *req)
 			p->comm, req->node, (unsigned long)bb_prog_addr(p, f->page + i), f->tries + 1, TRIES);
 		/* What came before it is good. The page that is waited for is asked for again, alone. */
 		shorten(f, i ? i : f->demand);
-		if (!i && f->demand && ++f->tries < TRIES && t_got < f->t_fault + pg->cfg.deadline_ns) {
+		if (!i && f->demand && ++f->tries < TRIES && t_got < f->t_found + pg->cfg.deadline_ns) {
 			if (!try_other(f, BB_ST_OK))
 				submit(f);
 			return;
