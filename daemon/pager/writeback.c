@@ -295,7 +295,9 @@ static bool free_slots(struct bb_program *p, uint64_t head)
 
 	/*
 	 * A slot in a batch under way must stay as it is, even if its page was
-	 * rescued meanwhile: the transport may have to send it again.
+	 * rescued meanwhile: the transport may have to send it again. The newest
+	 * slots are never passed: the helper counts a slot in before the page's
+	 * word speaks of it, so that it looks like nobody's for a moment.
 	 */
 	while (p->tail < p->wb && head - p->tail > keep) {
 		uint32_t slot, page;

@@ -16,6 +16,11 @@
  * allows more than the code does. Requests have no numbers: all that counts of
  * a late copy is whether the home knows its number as done, or as given up.
  *
+ * With -DCRASH bbd is killed once, between any two steps of the pager, and
+ * another one comes: recover() is preload/recover.c. What the dead one had sent
+ * may still arrive. One home session goes on (daemon/net/udp.c), so that the
+ * first packet of the next bbd makes the home refuse what is older.
+ *
  * Every interleaving is searched. Found would be an assertion (lost write,
  * stale read, credit beyond the limit or out of balance, a second write-back)
  * or an invalid end state (an access that nobody wakes). With -DFAULT_x there
@@ -23,6 +28,16 @@
  */
 #define NSLOTS 2
 #define LIMIT 1
+/*
+ * keep in free_slots: the code keeps three quarters of the ring, the least that
+ * is right is one slot. The helper makes room for a slot in the ring before the
+ * page's word speaks of it; the pager must not pass it in that moment.
+ */
+#ifdef FAULT_KEEP_NONE
+#define KEEP 0
+#else
+#define KEEP 1
+#endif
 #ifndef STORES
 #define STORES 3
 #endif
@@ -43,6 +58,7 @@ byte last;		/* what a read has to bring */
 
 byte flt;		/* 0 none, 1 queued by the kernel, 2 read by the pager */
 bool parked;
+bool lock;		/* bb_rg.lock */
 
 /* The pager's own. */
 byte wb;		/* p->wb: a position */
@@ -66,6 +82,9 @@ bool busied;		/* said BUSY once */
 
 #define USED ((head + 2 * NSLOTS - tail) % (2 * NSLOTS))
 #define NEXT(pos) ((pos + 1) % (2 * NSLOTS))
+
+bool killed, dead;	/* bbd: to be, and been; until recover() */
+bool late_old;		/* the late copy is of the bbd before */
 
 /* One compare-and-swap of the word. */
 #define CAS(ok, w, v) atomic { if :: pw == (w) -> pw = (v); ok = true :: else -> ok = false fi }
@@ -107,6 +126,7 @@ proctype dropper()
 	do
 	:: n < DROPS ->
 		n++;
+		atomic { !lock -> lock = true };
 		claimed = false;
 		do	/* page_claim */
 		:: w = pw;
@@ -147,7 +167,8 @@ proctype dropper()
 			fi
 		:: else
 		fi;
-		w = 0; ok = false; claimed = false
+		w = 0; ok = false; claimed = false;
+		lock = false
 	:: n == DROPS -> break
 	od
 }
@@ -163,6 +184,52 @@ inline release_busy(set, clear)
 	:: ok -> wake()
 	:: else
 	fi
+#endif
+}
+
+/* What bbd left half done: undo_page, count; then attaching, waking all. */
+inline recover()
+{
+	atomic { w = pw; ok = STATE(w) == FILLING && mapped };	/* has_arrived */
+	do
+	:: w = pw;
+		set = w & ~WB;
+#ifdef FAULT_WB_IS_WRITTEN
+		if
+		:: w & WB -> set = (set | HASHED) & ~DIRTY
+		:: else
+		fi;
+#endif
+		if
+		:: STATE(w) != FILLING
+		:: STATE(w) == FILLING ->
+			set = set & ~(WAIT | M_FROM);
+			if
+#ifndef FAULT_UNDO_BLIND
+			:: ok -> set = WITH_SLOT(WITH(set & ~DIRTY, RESIDENT), 0)
+			:: !ok && FROM(w) == RESIDENT -> set = EMPTY
+			:: !ok && FROM(w) != RESIDENT -> set = WITH(set, FROM(w))
+#else
+			:: FROM(w) == RESIDENT -> set = EMPTY
+			:: FROM(w) != RESIDENT -> set = WITH(set, FROM(w))
+#endif
+			fi
+		fi;
+		atomic {
+			if
+			:: pw == w -> pw = set; break
+			:: else
+			fi
+		}
+	od;
+	atomic { !lock -> lock = true };
+#ifndef FAULT_NO_COUNT
+	w = STATE(pw) == RESIDENT;
+	credit = w;
+#endif
+	atomic { lock = false; dead = false };
+#ifndef FAULT_NO_WAKE_ALL
+	wake()
 #endif
 }
 
@@ -206,12 +273,20 @@ end:	do
 					:: else -> set = set | DIRTY
 					fi;
 					head = NEXT(head);
-					release_busy(set, M_SLOT | DIRTY)
+					release_busy(set, M_SLOT | DIRTY);
+					/* A page that is STAGED is in a slot that nobody reuses. */
+					assert(!(STATE(pw) == STAGED && SLOT(pw) == pos) || USED > 0)
 				fi;
 				credit_give()	/* run_batch */
 			fi
 		fi;
 		w = 0; set = 0; v = 0; pos = 0; ok = false
+#if defined(LATE) || defined(CRASH)
+	:: atomic { STATE(pw) == STAGED && USED < NSLOTS ->	/* another page goes out */
+		slot[head % NSLOTS] = 99; head = NEXT(head) }
+#endif
+	:: dead -> recover();
+		w = 0; set = 0; ok = false
 	od
 }
 
@@ -412,6 +487,7 @@ inline free_slots()
 			wb = tail
 #endif
 		:: else ->
+			assert(!mapped);
 			CAS(ok, w, WITH_SLOT(WITH(w, REMOTE), 0));
 			if
 			:: ok -> tail = NEXT(tail)
@@ -440,6 +516,8 @@ proctype pager()
 	byte pos;
 	bool ok, got;
 
+end_again:
+	{
 end:	do
 	:: flt == 1 -> atomic { if :: flt == 1 -> flt = 2 :: else fi };	/* bb_fault_poll */
 		serve();
@@ -454,11 +532,41 @@ end:	do
 		w = 0; pos = 0; ok = false
 	:: ack -> written();
 		w = 0; set = 0; ok = false; got = false
-	:: tail != wb && !FREE_WAITS -> free_slots();
+	:: tail != wb && USED > KEEP && !FREE_WAITS -> free_slots();
 		w = 0; pos = 0; ok = false
 	:: atomic { wb_open && !wire && !ack -> wire = true; wire_v = slot[wb_slot] }	/* again */
 	od
+	} unless { killed };
+	/* What it had sent is under way, what it knew is gone. */
+	atomic {
+		killed = false;
+		if
+		:: wire -> late = true; late_v = wire_v; late_cur = true; late_known = home_done
+		:: true
+		fi;
+		late_old = late;
+		if
+		:: late && late_cur && home_done -> late_known = true
+		:: else
+		fi;
+		late_cur = false;
+		wire = false; wire_v = 0; ack = 0; wb_open = false; wb_slot = 0; wb_hash = 0; home_done = false;
+		parked = false; fl = 0; fl_v = 0; wb = 0;
+		w = 0; set = 0; pos = 0; ok = false; got = false;
+		dead = true
+	};
+	atomic {	/* the next one: bb_program_new */
+		!dead ->
+#ifdef FAULT_TAIL_AT_HEAD
+		tail = head;
+#endif
+		wb = tail
+	};
+	goto end_again
 }
+
+/* SIGKILL */
+proctype killer() { killed = true }
 
 /* --- the others ------------------------------------------------------------ */
 
@@ -469,7 +577,11 @@ inline arrive(v)
 	:: !home_done -> home_v = v; home_done = true
 	:: else
 	fi;
+#ifdef FAULT_NEW_SESSION
+	late_known = late_known || !late_old;
+#else
 	late_known = true;	/* it is done, or below the floor */
+#endif
 	ack = 1
 }
 
@@ -506,11 +618,15 @@ end:	do
 		:: home_v = late_v
 #endif
 		fi;
-		late_cur = false; late_known = false; late_v = 0 }
+		late_cur = false; late_known = false; late_old = false; late_v = 0 }
 	:: atomic { fl == 1 -> fl_v = home_v; fl = 2 }	/* READ */
 	od
 }
 
 
-init { atomic { run thread(); run dropper(); run helper(); run pager(); run home() } }
+init { atomic { run thread(); run dropper(); run helper(); run pager(); run home();
+#ifdef CRASH
+	run killer()
+#endif
+} }
 
