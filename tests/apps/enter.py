@@ -90,11 +90,15 @@ def changed(f, how):
 
 def send(dev, path, which, how="as-is", most="1000"):
     s = packet_socket(dev)
+    # With another's link address the bridge would take that host to be here,
+    # and bring it nothing until it speaks again.
+    own = s.getsockname()[4]
     n = 0
     for f in select(path, which)[:int(most)]:
         if how == "payload" and len(f) == AT["payload"]:
             continue  # a PROBE has none
-        s.send(changed(f, how))
+        f = changed(f, how)
+        s.send(f[:6] + own + f[12:])
         n += 1
         if n % 32 == 0:
             time.sleep(0.002)  # a socket's buffer is not what is tested
