@@ -47,6 +47,7 @@ struct bb_peers {
 	uint64_t next_round, next_fix, started;
 	unsigned int round;
 	uint32_t conflict_boot;
+	uint32_t dev_mtu;	/* of the link of discovery; another one: paths are measured anew */
 	bool group_failed;
 	unsigned int rng;
 

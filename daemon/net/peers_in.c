@@ -228,8 +228,12 @@ void bb_peers_key_differs(struct bb_peers *p, const struct in6_addr *src, uint16
 
 	pthread_mutex_lock(&p->lock);
 	e = node && node != BB_NODE_ANY && node != p->cfg.node ? bb_peer_find(p, node) : NULL;
-	/* Anyone can make such a packet: it must not mark a host that is well. */
-	if (e && !e->pub.alive)
+	/* Anyone can make such a packet, and some are damaged on their way: a host that is well is not blamed. */
+	if (e && e->pub.alive) {
+		pthread_mutex_unlock(&p->lock);
+		return;
+	}
+	if (e)
 		e->pub.key_differs = true;
 	if (!e && node && node != BB_NODE_ANY && node != p->cfg.node && p->nghosts < BB_GHOSTS_MAX) {
 		e = bb_peer_add(p, node);

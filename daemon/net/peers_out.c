@@ -52,7 +52,7 @@ static void tell(struct bb_peers *p, int sock, struct bb_peer_entry *e, uint8_t 
 }
 
 /* Return: 0, or -errno where the group could not be told. */
-static int tell_group(struct bb_peers *p, int sock, uint8_t flags, uint64_t now)
+static int tell_group(struct bb_peers *p, int sock, uint8_t flags, uint64_t now, bool *other_mtu)
 {
 	const uint32_t dev = bb_announce_ifindex(p->announce);
 	struct bb_hello h = own_hello(p, flags);
@@ -63,6 +63,8 @@ static int tell_group(struct bb_peers *p, int sock, uint8_t flags, uint64_t now)
 	ret = bb_announce_group(p->announce, sock, &h);
 	if (ret)
 		return ret;
+	*other_mtu = h.mtu != p->dev_mtu;
+	p->dev_mtu = h.mtu;
 	for (unsigned int i = 0; i < p->n; i++)
 		if (p->tab[i].pub.ifindex == dev && IN6_IS_ADDR_LINKLOCAL(&p->tab[i].pub.via))
 			p->tab[i].told_at = now;
@@ -74,10 +76,11 @@ static void round_of_hellos(struct bb_peers *p, int sock, uint64_t now)
 	/* A host that comes up wants to know the others at once. */
 	const bool early = p->round < 3;
 	const uint64_t spread = BB_PEER_HELLO_NS / 8;
+	bool other_mtu = false;
 	struct bb_hello h;
 	int ret;
 
-	ret = tell_group(p, sock, early ? BB_HELLO_WANTS_REPLY : 0, now);
+	ret = tell_group(p, sock, early ? BB_HELLO_WANTS_REPLY : 0, now, &other_mtu);
 	if (ret && !p->group_failed && now - p->started > 5 * BB_PEER_HELLO_NS) {
 		p->group_failed = true;
 		errno = -ret;
@@ -92,7 +95,7 @@ static void round_of_hellos(struct bb_peers *p, int sock, uint64_t now)
 	/* Whoever hears us by neither way, and now and then all, for the round trip. */
 	for (unsigned int i = 0; i < p->n; i++) {
 		struct bb_peer_entry *e = &p->tab[i];
-		bool ping = (p->round + i) % PING_ROUNDS == 0;
+		bool ping = other_mtu || (p->round + i) % PING_ROUNDS == 0;
 
 		if (e->pub.self || !e->pub.alive)
 			continue;
@@ -162,8 +165,9 @@ void bb_peers_bye(struct bb_peers *p, int sock)
 {
 	const uint64_t now = bb_now_ns();
 	struct bb_hello h = own_hello(p, BB_HELLO_GOODBYE);
+	bool other_mtu;
 
-	tell_group(p, sock, BB_HELLO_GOODBYE, now);
+	tell_group(p, sock, BB_HELLO_GOODBYE, now, &other_mtu);
 	bb_announce_configured(p->announce, sock, &h);
 	for (unsigned int i = 0; i < p->n; i++)
 		if (!p->tab[i].pub.self && p->tab[i].pub.alive)

@@ -12,9 +12,10 @@
  *     meanwhile, and small ones come as soon as they are asked for;
  *   - where of a WRITE nothing arrived twice, though PROBEs are answered.
  * From then on all is cut small, and one request at a time is tried as large
- * segments, at first soon, for it may have been mere loss, then ever less
- * often (RFC 4821 and RFC 8899 search likewise; two sizes need no search). The
- * first large segment that arrives ends it.
+ * segments (of a WRITE one of them, then a PROBE), at first soon, for it may
+ * have been mere loss, then ever less often. RFC 4821 and RFC 8899 search
+ * likewise; two sizes need no search. The first large segment that arrives ends
+ * it.
  */
 #include "net/udp.h"
 

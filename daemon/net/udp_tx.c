@@ -189,7 +189,7 @@ static bool push_write(struct bb_udp *u, struct bb_udp_peer *p, struct bb_net_re
 	for (; r->t.nsent < r->t.nseg; r->t.nsent++) {
 		if (r->t.got[r->t.nsent / 64] >> (r->t.nsent % 64) & 1)
 			continue;
-		if (p->inflight >= p->window)
+		if (p->inflight >= p->window || (some && p->there.trial == r))
 			break;
 		tx_data(u, r, r->t.nsent);
 		p->inflight++;
