@@ -254,7 +254,7 @@ static bool leaves(struct bb_control *c, int sig)
 
 	for (unsigned int i = 0; i < c->npagers; i++)
 		n += bb_pager_count(c->pagers[i]);
-	if (sig == SIGUSR2 && access(own_path, X_OK) == 0 && bb_keep_ms(c->keep)) {
+	if (sig == SIGUSR2 && bb_keep_ms(c->keep)) {
 		bb_info("starting %s anew: %u programs and %s that others use stay", own_path, n,
 			bb_size_format(lent, text, sizeof(text)));
 		return true;
@@ -322,6 +322,8 @@ int main(int argc, char **argv)
 	r = bb_keep_open(&c.keep, cfg.socket, cfg.keep_ms);
 	if (r < 0)
 		goto out;
+	if (!bb_keep_ms(c.keep))
+		signal(SIGUSR2, SIG_IGN); /* nothing would be left to go on with */
 	limit_rights(&cfg);
 
 	pc.node = cfg.node;
@@ -346,7 +348,8 @@ int main(int argc, char **argv)
 	sigaddset(&blocked, SIGHUP);
 	sigaddset(&blocked, SIGUSR2);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
-	if (cfg.lend) {
+	/* What a bbd before has lent is served, whether or not more is lent. */
+	if (cfg.lend || bb_keep_list(c.keep, "home.slab.", NULL, 0) || bb_keep_list(c.keep, "home.file.", NULL, 0)) {
 		struct bb_home_config hc = { .lend = cfg.lend, .store = cfg.store, .quota = cfg.quota, .keep = c.keep };
 
 		r = bb_home_new(&c.home, &hc);
@@ -395,6 +398,8 @@ out:
 	if (c.keep)
 		bb_keep_close(c.keep, leave || (status && is_worth_keeping(c.keep)));
 	if (status == 0 && stop == SIGUSR2 && leave) {
+		/* Another signal waits until the new one has taken them in hand. */
+		pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 		execv(own_path, argv);
 		bb_error("cannot start %s (%s): what is held is kept for %u s: start a bbd", own_path,
 			 strerrordesc_np(errno), cfg.keep_ms / 1000);
