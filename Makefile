@@ -30,6 +30,9 @@ lib_src := $(wildcard lib/*.c)
 preload_src := $(wildcard preload/*.c)
 daemon_src := $(wildcard daemon/*.c daemon/*/*.c)
 bbctl_src := $(wildcard tools/*.c)
+bbload_src := $(wildcard bpf/*.c)
+bbload_src := $(filter-out %.bpf.c,$(bbload_src))
+bpf_src := $(wildcard bpf/*.bpf.c)
 unit_src := $(wildcard tests/unit/test_*.c)
 fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
 apps_src := $(wildcard tests/apps/*.c)
@@ -42,7 +45,7 @@ preload_lib := $(addprefix lib/,log.c options.c runs.c)
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 pic = $(patsubst %.c,$(B)/obj/pic/%.o,$(1))
 
-programs := $(B)/bbd $(B)/bbctl $(B)/libbb.so
+programs := $(B)/bbd $(B)/bbctl $(B)/bbload $(B)/libbb.so
 unit_bin := $(patsubst tests/unit/%.c,$(B)/tests/%,$(unit_src))
 fuzz_bin := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(fuzz_src))
 apps_bin := $(patsubst tests/apps/%.c,$(B)/apps/%,$(apps_src))
@@ -82,6 +85,30 @@ $(B)/bbd: $(call obj,daemon/main.c) $(B)/daemon.a $(B)/lib.a
 $(B)/bbctl: $(call obj,$(bbctl_src) daemon/pager/probe.c) $(B)/lib.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LIBS) -ljansson
+
+# Programs for the kernel, and each as a header that bbload and the tests load it from.
+CLANG ?= clang
+BPFTOOL ?= $(or $(shell PATH=$$PATH:/usr/sbin:/sbin command -v bpftool),bpftool)
+BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter -Iinclude -Ibpf \
+	-I/usr/include/$(shell $(CC) -dumpmachine)
+skel := $(patsubst bpf/%.bpf.c,$(B)/bpf/%.skel.h,$(bpf_src))
+
+$(B)/obj/bpf/%.bpf.o: bpf/%.bpf.c
+	@mkdir -p $(@D)
+	$(call say,CLANG,$<)
+	$(Q)$(CLANG) $(BPF_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/bpf/%.skel.h: $(B)/obj/bpf/%.bpf.o
+	@mkdir -p $(@D)
+	$(call say,SKEL,$@)
+	$(Q)$(BPFTOOL) gen skeleton $< name $* >$@ 2>$@.log || { cat $@.log; exit 1; }
+
+$(call obj,$(bbload_src)): $(skel)
+$(call obj,$(bbload_src)): CPPFLAGS += -I$(B)/bpf
+
+$(B)/bbload: $(call obj,$(bbload_src)) $(B)/lib.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LIBS) -lbpf -ljansson
 
 # xxhash is header-only here (XXH_INLINE_ALL): libbb.so links libc alone.
 $(B)/libbb.so: $(call pic,$(preload_src) $(preload_lib)) preload/libbb.map

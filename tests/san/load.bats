@@ -36,9 +36,10 @@ teardown() {
 # paged LOCAL COMMAND...: on h1, all of its remote memory on h2.
 paged() { bbrack run h1 -- timeout 100 env BB_LOCAL="$1" BB_PLACE=2 LD_PRELOAD="$BUILD/libbb.so" "${@:2}"; }
 
+# came_back N: that many pages and more, each for a fault of its own or ahead of one.
 came_back() {
-	run bbrack run h1 -- "$BUILD/bbctl" -j fault
-	expect_json ".remote.total.count >= $1"
+	run bbrack run h1 -- "$BUILD/bbctl" -j net
+	expect_json "([.pagers[].rx_bytes] | add) >= $1 * 4096"
 }
 
 # End of every bbd while it is watched: what it has leaked is told then.
