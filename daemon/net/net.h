@@ -63,8 +63,9 @@ struct bb_net_req {
 		struct bb_net_req *next, *prev;
 		uint64_t id, resend_at, rto;
 		uint64_t got[4];	/* segments that have arrived */
+		uint64_t version_at;	/* first refused as of another version; 0: never */
 		uint16_t nseg, ngot, nsent;
-		uint32_t tries;
+		uint32_t tries, version_tries;
 		void *buf;		/* reassembly */
 		void *peer;
 		uint8_t where;		/* which list it is in */

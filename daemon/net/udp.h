@@ -80,6 +80,7 @@ struct bb_udp_peer {
 	uint64_t srtt, rttvar, rto;
 	uint64_t cut_at;	/* window halved */
 	uint64_t heard_at;	/* an answer came */
+	uint64_t good_at;	/* one came that was not VERSION */
 };
 
 /* Packets that leave together. */

@@ -155,16 +155,30 @@ static void got_state(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 	bb_udp_dirty(u, p);
 }
 
+/*
+ * VERSION is said of packets whose tag could not be looked at, damaged ones and
+ * their duplicates among them. It is meant where the same is said of what was
+ * sent again, and the home has said nothing else to anybody meanwhile.
+ */
+static bool is_meant(const struct bb_udp *u, struct bb_net_req *r)
+{
+	const struct bb_udp_peer *p = r->t.peer;
+
+	if (r->t.version_at && p->good_at < r->t.version_at)
+		return r->t.tries > r->t.version_tries;
+	r->t.version_at = u->now;
+	r->t.version_tries = r->t.tries;
+	return false;
+}
+
 static void got_refusal(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m)
 {
-	/*
-	 * BUSY: until the deadline, when it is what is said. VERSION is said of
-	 * packets whose tag could not be looked at, damaged ones among them: once
-	 * is not enough.
-	 */
-	if (m->status == BB_ST_BUSY || (m->status == BB_ST_VERSION && r->status != BB_ST_VERSION)) {
+	/* BUSY: until the deadline, when it is what is said. */
+	if (m->status == BB_ST_BUSY || (m->status == BB_ST_VERSION && !is_meant(u, r))) {
 		r->status = m->status;
-		r->t.tries = 2;
+		if (r->t.tries < 2)
+			r->t.tries = 2;
+		r->t.version_tries = r->t.tries;
 		return;
 	}
 	if (r->cmd == BB_CMD_WRITE)
@@ -225,6 +239,8 @@ static void datagram(void *arg, const struct bb_sock_packet *pkt)
 		return;
 	}
 	bb_udp_find(u, g.node)->heard_at = u->now;
+	if (m.status != BB_ST_VERSION)
+		bb_udp_find(u, g.node)->good_at = u->now;
 	if (m.status)
 		return got_refusal(u, r, &m);
 	switch (cmd) {

@@ -125,6 +125,9 @@ void bb_rx_fini(struct bb_program *p, bool forget)
 {
 	char name[BB_KEEP_NAME];
 
+	/* A bbd that leaves has drained nobody. */
+	for (uint32_t r = 1; p->use && r < p->nrx; r++)
+		bb_rx_unshare(p, r);
 	free(p->use);
 	p->use = NULL;
 	if (!p->kept)

@@ -182,6 +182,28 @@ static void test_header_bits(void **state)
 	world_stop();
 }
 
+/* --- another version, or a damaged byte -------------------------------------------- */
+
+/* One damaged request whose refusal comes twice is asked again; a home that says nothing else is believed. */
+static void test_version(void **state)
+{
+	uint8_t data[4096] = { 7 };
+	uint64_t ptr;
+
+	world_start(16 << 20, "off");
+	ptr = create_one(w.net);
+	assert_int_equal(write_page(w.net, ptr, data, BOOT), BB_ST_OK);
+	assert_int_equal(bb_inject_set("corrupt=100,bit=1,nth=1,dir=request;dup=100,dir=reply"), 0);
+	assert_int_equal(read_pages(w.net, ptr, 1, BOOT), BB_ST_OK);
+	assert_memory_equal(page_read, data, sizeof(data));
+	assert_int_equal(bb_inject_set("corrupt=100,bit=1,nth=1,dir=request;dup=100,dir=reply"), 0);
+	assert_int_equal(write_page(w.net, ptr, data, BOOT), BB_ST_OK);
+	assert_int_equal(bb_inject_set("corrupt=100,bit=1,dir=request"), 0);
+	assert_int_equal(read_pages(w.net, ptr, 1, BOOT), BB_ST_VERSION);
+	assert_int_equal(write_page(w.net, ptr, data, BOOT), BB_ST_VERSION);
+	world_stop();
+}
+
 /* --- paths on which large packets vanish ------------------------------------------ */
 
 static uint64_t tx_packets(void)
@@ -276,7 +298,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nth_lost),    cmocka_unit_test(test_nth_twice),	 cmocka_unit_test(test_nth_late),
 		cmocka_unit_test(test_nth_again),   cmocka_unit_test(test_nth_damaged),	 cmocka_unit_test(test_header_bits),
-		cmocka_unit_test(test_black_holes), cmocka_unit_test(test_no_black_hole),
+		cmocka_unit_test(test_version),	    cmocka_unit_test(test_black_holes), cmocka_unit_test(test_no_black_hole),
 	};
 
 	bb_log_init("test_links", BB_LOG_ERROR);
