@@ -59,11 +59,23 @@ static struct bb_net_req *take(struct directory *d, uint64_t id)
 	return r;
 }
 
+/* Where its pages are, the directory is told as they are written. */
+static void enter(struct directory *d, const struct bb_net_req *r)
+{
+	for (uint32_t i = 0; i < r->npages; i++) {
+		const struct bb_directory_msg m = { .ptr = r->pages[i].ptr, .home = r->node, .owner = r->node };
+
+		send(d->fd, &m, sizeof(m), MSG_DONTWAIT | MSG_NOSIGNAL);
+	}
+}
+
 static int submit(struct bb_transport *t, struct bb_net_req *r)
 {
 	struct directory *d = (struct directory *)t; /* its first member */
 	const uint64_t id = d->next_id;
 
+	if (r->cmd == BB_CMD_WRITE)
+		enter(d, r);
 	if ((r->cmd != BB_CMD_READ && r->cmd != BB_CMD_READ_RUN) || d->open[id % OPEN_MAX])
 		return d->inner->submit(d->inner, r);
 	d->next_id++;
@@ -79,12 +91,12 @@ static int answers(struct directory *d)
 	struct bb_directory_msg m;
 	int n = 0;
 
-	while (d->nopen && recv(d->fd, &m, sizeof(m), MSG_DONTWAIT) == sizeof(m)) {
-		struct bb_net_req *r = take(d, m.id);
+	while (recv(d->fd, &m, sizeof(m), MSG_DONTWAIT) == sizeof(m)) {
+		struct bb_net_req *r = m.id ? take(d, m.id) : NULL;
 
-		n++;
-		if (!r)
+		if (!r) /* late, or what was entered */
 			continue;
+		n++;
 		if (!m.owner) { /* not known yet: entered, and asked for again by that */
 			d->open[m.id % OPEN_MAX] = r;
 			d->nopen++;

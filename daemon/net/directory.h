@@ -6,8 +6,9 @@
  * directory, and where BB_TEST_DIRECTORY is not set nothing of this exists.
  *
  * BB_TEST_DIRECTORY="ADDRESS PORT" names the server (scripts/bench/directory.c).
- * The question and the answer are one datagram each. A page that the directory
- * does not know is entered there, by a third and a fourth.
+ * The question and the answer are one datagram each. The directory is told of a
+ * page when it is written; one that it does not know all the same is entered by
+ * a second question.
  */
 #ifndef BB_DAEMON_DIRECTORY_H
 #define BB_DAEMON_DIRECTORY_H
