@@ -134,7 +134,7 @@ static void serve_read(struct bb_serve *s, const struct request *q)
 	/* Our own path may be narrower than the asker knows. */
 	if (send_pages(s, q, data, small) == -EMSGSIZE && !small)
 		send_pages(s, q, data, true);
-	bb_home_put(s->home, q->dst.ptr);
+	bb_home_put(s->home, q->dst.ptr, q->m.length, false);
 }
 
 /* --- WRITE -------------------------------------------------------------- */
@@ -160,7 +160,7 @@ static uint8_t apply(struct bb_serve *s, const struct request *q, uint64_t ptr)
 	if (st != BB_ST_OK)
 		return st;
 	memcpy(data, q->m.payload, q->m.length);
-	bb_home_put(s->home, ptr);
+	bb_home_put(s->home, ptr, q->m.length, true);
 	return BB_ST_OK;
 }
 
@@ -235,6 +235,12 @@ static bool create(struct bb_serve *s, const struct request *q, struct bb_sessio
 		st = bb_home_create(s->home, q->who, q->m.flags, &ptrs[n]);
 		if (st != BB_ST_OK)
 			break;
+	}
+	/* More memory is on its way: the asker comes again. */
+	if (!n && st == BB_ST_BUSY) {
+		bb_sessions_undo(s->sessions, slot);
+		answer(s, q, st, 0);
+		return false;
 	}
 	bb_sessions_shrink(s->sessions, slot, n);
 	slot->status = n ? BB_ST_OK : st;
