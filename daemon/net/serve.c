@@ -15,6 +15,8 @@
  */
 #include "net/serve.h"
 
+#include <bluebridge/steer.h>
+
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
@@ -358,6 +360,24 @@ static void refuse(struct bb_serve *s, const struct request *q, enum bb_status s
 	answer(s, q, st, 0);
 }
 
+/*
+ * The policy that the kernel's programs have, so that it does not matter who of
+ * us sees a request. Rates are theirs alone. Return: whether the request ends here.
+ */
+static bool by_policy(struct bb_serve *s, const struct request *q)
+{
+	switch (__atomic_load_n(&s->policy[q->dst.cmd].action, __ATOMIC_RELAXED)) {
+	case BB_ACT_DROP:
+		bb_count(&s->stats.policy, 1);
+		return true;
+	case BB_ACT_REFUSE:
+		refuse(s, q, BB_ST_COMMAND, &s->stats.policy);
+		return true;
+	default:
+		return false;
+	}
+}
+
 void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 {
 	const struct in6_addr *src = &p->from.sin6_addr;
@@ -401,6 +421,8 @@ void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 		return refuse(s, &q, BB_ST_TENANT, &s->stats.foreign_tenant);
 	if (q.dst.node != s->node)
 		return refuse(s, &q, BB_ST_BOUNDS, NULL);
+	if (s->policy && by_policy(s, &q))
+		return;
 	if (kind == BB_ST_COMMAND)
 		return refuse(s, &q, BB_ST_COMMAND, &s->stats.bad_command);
 	bb_count(&s->stats.by_cmd[q.dst.cmd], 1);
