@@ -115,7 +115,7 @@ int bb_pins_open(struct bb_pins *p, const char *dir, char *why, size_t size)
 	version = __atomic_load_n(&p->cfg->version, __ATOMIC_ACQUIRE);
 	if (version != BB_STEER_VERSION) {
 		ret = version ? -EPROTO : -ENOENT; /* 0: bbload is still at it */
-		snprintf(why, size, "the programs at %s are of version %u, this bbd knows %u: attach with its bbload", dir,
+		snprintf(why, size, "the programs at %s are of version %u, this bbd knows %d: attach with its bbload", dir,
 			 version, BB_STEER_VERSION);
 		goto err;
 	}
