@@ -3,6 +3,8 @@
  * Packets put into the server by hand, in orders that the network seldom makes:
  * late, twice, forged. And the session window itself.
  */
+#include <netinet/in.h> /* the C library's IPv6 before the kernel's */
+
 #include <bluebridge/steer.h>
 
 #include "net_world.h"
