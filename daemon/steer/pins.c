@@ -179,7 +179,7 @@ int bb_pins_put_slab(const struct bb_pins *p, uint32_t index, int fd)
 {
 	struct bpf_map_info info;
 	const uint32_t value = (uint32_t)fd;
-	uint32_t id;
+	uint32_t id = 0;
 
 	/* A map is looked up as its number. */
 	if (!elem(BPF_MAP_LOOKUP_ELEM, p->slabs, &index, &id) && !map_info(fd, &info) && info.id == id)
@@ -189,7 +189,7 @@ int bb_pins_put_slab(const struct bb_pins *p, uint32_t index, int fd)
 
 void bb_pins_clear_slabs(const struct bb_pins *p, const uint8_t *stays)
 {
-	uint32_t id;
+	uint32_t id = 0;
 
 	for (uint32_t i = 0; i < BB_STEER_SLABS_MAX; i++)
 		if (!stays[i] && !elem(BPF_MAP_LOOKUP_ELEM, p->slabs, &i, &id))
