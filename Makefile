@@ -130,6 +130,11 @@ $(B)/tests/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(B)/daemon.a $(B)/lib.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
 
+# Those of the BPF programs load them by themselves.
+$(B)/obj/tests/unit/test_bpf_%.o: $(skel)
+$(B)/obj/tests/unit/test_bpf_%.o: CPPFLAGS += -I$(B)/bpf
+$(B)/tests/test_bpf_%: DAEMON_LIBS += -lbpf
+
 # Preloaded into what is tested.
 $(B)/tests/%.so: $(B)/obj/pic/tests/anomaly/%.o
 	@mkdir -p $(@D)

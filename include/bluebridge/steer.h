@@ -27,6 +27,20 @@
  *  - a writer adds BB_SEQ_BEGIN before its first byte and BB_SEQ_END after its
  *    last: the low byte counts writers at work, the rest completed writes. Both
  *    are atomic additions that order the copy between them.
+ *
+ * How busy a host is
+ * ------------------
+ * The switch counts for each host the bytes that it sends there and those of
+ * the answers that come from there, halved about every second (2^30 ns), and
+ * BB_LOAD_CREATE for each CREATE that it has placed there, so that a burst of
+ * them spreads before its traffic comes. A CREATE to any node goes to the host
+ * with the least of it, counted in whole MiB; of those that are equal, to the
+ * one with the fewest CREATEs placed so far. Left out are the asker itself and,
+ * for BB_FULL_NS, who answered one with NOSPACE. What a host has free only its
+ * HELLO says, which the switch does not read.
+ *
+ * Where a CREATE to any node went is remembered by {asker's node, session, id}
+ * for BB_PIN_NS, longer than its asker asks again: all of its packets go there.
  */
 #ifndef BLUEBRIDGE_STEER_H
 #define BLUEBRIDGE_STEER_H
@@ -180,6 +194,7 @@ enum bb_steer_count {
 	BB_CNT_DROP_NODE,		/* no such node, or no way to it */
 	BB_CNT_DROP_MALFORMED,		/* of ours, but no request can look so */
 	BB_CNT_DROP_SEND,		/* the kernel could not send the answer */
+	BB_CNT_DROP_ANSWER,		/* an answer to a copy: the asker has one from the home */
 	BB_CNT_MAX
 };
 
@@ -187,6 +202,12 @@ enum bb_steer_count {
 struct bb_load {
 	__u64 packets, bytes;	/* towards the host */
 	__u64 creates;		/* placed there */
+	__u64 busy, busy_at;	/* see above; busy as it was at busy_at (CLOCK_MONOTONIC ns) */
 };
+
+#define BB_LOAD_SHIFT 30	/* ns to the half */
+#define BB_LOAD_CREATE (1ULL << 20)
+#define BB_FULL_NS 1000000000ULL
+#define BB_PIN_NS 60000000000ULL
 
 #endif
