@@ -146,6 +146,12 @@ $(B)/apps/%: $(B)/obj/tests/apps/%.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lpthread
 
+# One that speaks to homes as bbd does.
+$(B)/apps/bbrounds: $(B)/obj/tests/apps/bbrounds.o $(B)/daemon.a $(B)/lib.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
+
 $(B)/bench/%: $(B)/obj/scripts/bench/%.o $(B)/lib.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
