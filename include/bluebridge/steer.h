@@ -166,6 +166,8 @@ struct bb_adopted_key {
 
 struct bb_adopted {
 	__u64 ptr;		/* where it is in our own lent memory, with generation */
+	__u32 boot;		/* of the home that it comes from: what its askers expect */
+	__u32 pad;
 };
 
 /* --- counters ----------------------------------------------------------------- */
