@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bb_switch, by BPF_PROG_TEST_RUN and on three ports of a namespace of its own:
- * eK is the host's end of a cable, pK the port. Every path and every reject.
+ * bb_switch and bb_switch_tc, by BPF_PROG_TEST_RUN and on three ports of a
+ * namespace of its own: eK is the host's end of a cable, pK the port. Every path
+ * and every reject, at both hooks.
  */
 #include "bpf_frames.h"
 
@@ -30,7 +31,8 @@
 #define TCX_INGRESS 46
 
 static struct bb_switch *s;
-static int xdp_fd, sock[HOSTS + 1];
+static bool tc; /* which hook */
+static int prog, sock[HOSTS + 1], plug[HOSTS + 1];
 static unsigned int port[HOSTS + 1], host[HOSTS + 1]; /* interfaces, from 1 */
 static struct frame in, out;
 
@@ -130,12 +132,17 @@ static int set_up(void **state)
 	s = bb_switch__open_and_load();
 	if (!s)
 		return 1;
-	xdp_fd = bpf_program__fd(s->progs.bb_switch);
+	prog = bpf_program__fd(tc ? s->progs.bb_switch_tc : s->progs.bb_switch);
 	for (unsigned int i = 1; i <= HOSTS; i++) {
 		const struct bpf_devmap_val v = { .ifindex = port[i] };
 		const struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htobe16(ETH_P_ALL), .sll_ifindex = (int)host[i] };
 
-		assert_int_equal(bpf_xdp_attach((int)port[i], xdp_fd, 0, NULL), 0);
+		plug[i] = bpf_link_create(prog, (int)port[i], tc ? TCX_INGRESS : BPF_XDP, NULL);
+		if (plug[i] == -EINVAL && tc) {
+			print_message("tcx is not in this kernel: skipped\n");
+			exit(77);
+		}
+		assert_true(plug[i] >= 0);
 		assert_int_equal(bpf_map__update_elem(s->maps.bb_ports, &port[i], 4, &v, sizeof(v), BPF_ANY), 0);
 		node_set((uint16_t)i, i);
 		sock[i] = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, 0);
@@ -148,11 +155,34 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
 	for (unsigned int i = 1; i <= HOSTS; i++) {
-		bpf_xdp_detach((int)port[i], 0, NULL);
+		close(plug[i]);
 		close(sock[i]);
 	}
 	bb_switch__destroy(s);
 	return 0;
+}
+
+/* The same at the other hook: its result in the words of XDP. */
+static int run_tc(unsigned int at)
+{
+	struct __sk_buff ctx = { .ifindex = port[at] };
+	LIBBPF_OPTS(bpf_test_run_opts, o, .data_in = in.b, .data_size_in = in.len, .data_out = out.b, .data_size_out = FRAME_MAX,
+		    .repeat = 1, .ctx_in = &ctx, .ctx_size_in = sizeof(ctx));
+	int ret = bpf_prog_test_run_opts(prog, &o);
+
+	if (ret)
+		fail_msg("test run: %s", strerror(-ret));
+	out.len = o.data_size_out;
+	switch ((int)o.retval) {
+	case -1:
+		return XDP_PASS;
+	case 2:
+		return XDP_DROP;
+	case 7:
+		return XDP_REDIRECT;
+	default:
+		return XDP_ABORTED;
+	}
 }
 
 /* One run on in, come in by port at: its result, the packet in out. */
@@ -161,8 +191,11 @@ static int run_at(unsigned int at)
 	struct xdp_md ctx = { .data_end = in.len < 4000 ? in.len : 3000, .ingress_ifindex = port[at] };
 	LIBBPF_OPTS(bpf_test_run_opts, o, .data_in = in.b, .data_size_in = in.len, .data_out = out.b, .data_size_out = FRAME_MAX,
 		    .repeat = 1, .ctx_in = in.len < 4000 ? &ctx : NULL, .ctx_size_in = in.len < 4000 ? sizeof(ctx) : 0);
-	int ret = bpf_prog_test_run_opts(xdp_fd, &o);
+	int ret;
 
+	if (tc)
+		return run_tc(at);
+	ret = bpf_prog_test_run_opts(prog, &o);
 	if (ret)
 		fail_msg("test run: %s", strerror(-ret));
 	out.len = o.data_size_out;
@@ -243,7 +276,7 @@ static void test_forward(void **state)
 		request(1, node, BB_CMD_READ, 0x1234000000005000);
 		goes_to(node); /* also back out of the port that it came in by */
 	}
-	frame_make(&in, ptr_of(2, BB_CMD_READ | BB_CMD_REPLY, 0x5000), ptr_of(3, BB_CMD_READ | BB_CMD_REPLY, 1), 9, 4096);
+	frame_make(&in, ptr_of(2, BB_CMD_READ | BB_CMD_REPLY, 0x5000), ptr_of(3, BB_CMD_READ | BB_CMD_REPLY, 1), 9, tc ? 1024 : 4096);
 	assert_int_equal(run(), XDP_REDIRECT); /* a frame of fragments */
 	went_to(3);
 	assert_int_equal(count(BB_CNT_COMMANDS + BB_CMD_READ), HOSTS);
@@ -304,7 +337,7 @@ static void test_others(void **state)
 static void test_truncated(void **state)
 {
 	request(1, BB_NODE_ANY, BB_CMD_CREATE, 0);
-	for (; in.len > 14; in.len--) {
+	for (; in.len > (tc ? AT_UDP : 14U); in.len--) { /* the kernel's test wants the addresses there */
 		const int act = run();
 
 		/* The frame is enough for its addresses, or for its header. */
@@ -313,7 +346,7 @@ static void test_truncated(void **state)
 			unchanged();
 	}
 	request(1, 2, BB_CMD_READ, 0);
-	for (; in.len > 14; in.len--)
+	for (; in.len > (tc ? AT_UDP : 14U); in.len--)
 		assert_int_equal(run(), in.len < AT_UDP ? XDP_PASS : XDP_REDIRECT);
 	request(1, 2, BB_CMD_READ, 0);
 	in.b[AT_IP + 6] = 58;
@@ -513,6 +546,12 @@ static void test_fan(void **state)
 {
 	for (int hello = 0; hello < 2; hello++) {
 		request(1, BB_NODE_ANY, hello ? BB_CMD_HELLO : BB_CMD_INVALIDATE, 0x5000);
+		if (tc) { /* the bridge's to do */
+			assert_int_equal(run(), XDP_PASS);
+			assert_int_equal(out.b[0], 0xff);
+			assert_int_equal(out.b[AT_IP + 7], 63);
+			continue;
+		}
 		put_cable(1);
 		for (unsigned int at = 2; at <= HOSTS; at++) {
 			assert_true(came(at, 2000));
@@ -525,7 +564,7 @@ static void test_fan(void **state)
 	}
 	assert_int_equal(count(BB_CNT_FANNED), 2);
 	/* A frame of fragments is left to the bridge, with the address of all. */
-	frame_make(&in, ptr_of(1, 0, 0), ptr_of(BB_NODE_ANY, BB_CMD_INVALIDATE, 0), 1, 4096);
+	frame_make(&in, ptr_of(1, 0, 0), ptr_of(BB_NODE_ANY, BB_CMD_INVALIDATE, 0), 1, tc ? 1024 : 4096);
 	assert_int_equal(run(), XDP_PASS);
 	assert_int_equal(out.b[0], 0xff);
 	/* To one node it is a request like others. */
@@ -549,7 +588,7 @@ static void test_live(void **state)
 	/* Another program takes over while packets come. */
 	for (int i = 0; i < 200; i++) {
 		if (i == 100)
-			assert_int_equal(bpf_xdp_attach((int)port[1], xdp_fd, 0, NULL), 0);
+			assert_int_equal(bpf_link_update(plug[1], prog, NULL), 0);
 		request(1, 3, BB_CMD_READ, 0);
 		put_cable(1);
 	}
@@ -559,11 +598,11 @@ static void test_live(void **state)
 
 static void test_copy(void **state)
 {
-	int link[HOSTS + 1];
+	int copies[HOSTS + 1];
 
 	for (unsigned int i = 1; i <= HOSTS; i++) {
-		link[i] = bpf_link_create(bpf_program__fd(s->progs.bb_switch_copy), (int)port[i], TCX_INGRESS, NULL);
-		if (link[i] < 0) {
+		copies[i] = tc ? -1 : bpf_link_create(bpf_program__fd(s->progs.bb_switch_copy), (int)port[i], TCX_INGRESS, NULL);
+		if (!tc && copies[i] < 0) {
 			print_message("tcx is not in this kernel: skipped\n");
 			skip();
 		}
@@ -608,17 +647,26 @@ static void test_copy(void **state)
 	assert_true(came(2, 2000));
 	went_to(2);
 	assert_false(came(3, 20));
-	for (unsigned int i = 1; i <= HOSTS; i++)
-		close(link[i]);
+	for (unsigned int i = 1; i <= HOSTS && !tc; i++)
+		close(copies[i]);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define T2(f) { "tc_" #f, f, set_up_tc, tear_down, NULL }
+
+static int set_up_tc(void **state)
+{
+	tc = true;
+	return set_up(state);
+}
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_forward), T(test_others), T(test_truncated), T(test_hops), T(test_override), T(test_policy),
-		T(test_rate),	 T(test_place),	 T(test_fan),	    T(test_live), T(test_copy),
+		T(test_forward),  T(test_others),   T(test_truncated),	T(test_hops),  T(test_override), T(test_policy),
+		T(test_rate),	  T(test_place),    T(test_fan),	T(test_live),  T(test_copy),	 T2(test_forward),
+		T2(test_others),  T2(test_truncated), T2(test_hops),	T2(test_override), T2(test_policy), T2(test_rate),
+		T2(test_place),	  T2(test_fan),	    T2(test_live),	T2(test_copy),
 	};
 
 	return cmocka_run_group_tests(tests, set_up_all, NULL);
