@@ -33,8 +33,7 @@
  * at 1500, XDP 1.26 and 1.76, a plain bridge 1.18 and 1.20.
  *
  * COPY: XDP cannot clone a frame of several fragments, so the packet goes on
- * with a note in its metadata to bb_switch_copy, at the port's tcx ingress (tcx
- * clones by itself). The
+ * with a note in its metadata to bb_switch_tc behind it, which clones it. The
  * copy's host is an ordinary one that may hold the same extent; its answers, or
  * refusals, come from the home's address and are taken away here, known by the
  * port that they come in by.
@@ -42,7 +41,13 @@
 #include "switch.h"
 
 /* What becomes of a packet. */
-enum bb_fate { BB_PASS, BB_DROP, BB_TO, BB_ALL };
+enum bb_fate {
+	BB_PASS,	/* not ours */
+	BB_LEFT,	/* to the bridge, as it came */
+	BB_DROP,
+	BB_TO,
+	BB_ALL,
+};
 
 struct bb_verdict {
 	const struct bb_node *n;	/* BB_TO: there */
@@ -107,7 +112,7 @@ static __always_inline enum bb_fate request(const struct bb_frame *f, const stru
 	v->node = node;
 	v->n = bpf_map_lookup_elem(&bb_nodes, &node);
 	if (!v->n)
-		return node == dst->node && node != BB_NODE_ANY ? BB_PASS : drop(BB_CNT_DROP_NODE);
+		return node == dst->node && node != BB_NODE_ANY ? BB_LEFT : drop(BB_CNT_DROP_NODE);
 	if (to)
 		bb_count_one(BB_CNT_REDIRECTED);
 	else if (dst->node == BB_NODE_ANY)
@@ -153,7 +158,7 @@ static __always_inline enum bb_fate reply(const struct bb_frame *f, const struct
 	}
 	v->node = dst->node;
 	v->n = bpf_map_lookup_elem(&bb_nodes, &v->node);
-	return v->n ? BB_TO : BB_PASS;
+	return v->n ? BB_TO : BB_LEFT;
 }
 
 /* Where it is steered the frame is ready for its way when this returns. */
@@ -182,18 +187,17 @@ static __always_inline enum bb_fate steer(struct bb_frame *f, struct bb_verdict 
 
 /* --- XDP -------------------------------------------------------------------------- */
 
-/* The note for bb_switch_copy. Return: 0 where it is made. */
-static __always_inline int note(struct xdp_md *ctx, __u32 ifindex, __u16 copy)
+/* Passes it with a note for bb_switch_tc: a copy, or that there is nothing left to do. */
+static __always_inline int pass(struct xdp_md *ctx, __u32 ifindex, __u16 copy)
 {
 	struct bb_note *to;
 
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*to)))
-		return -1;
+		return XDP_PASS;
 	to = (void *)(long)ctx->data_meta;
-	if ((void *)(to + 1) > (void *)(long)ctx->data)
-		return -1;
-	*to = (struct bb_note){ .magic = BB_NOTE, .ifindex = ifindex, .copy = copy };
-	return 0;
+	if ((void *)(to + 1) <= (void *)(long)ctx->data)
+		*to = (struct bb_note){ .magic = BB_NOTE, .ifindex = ifindex, .copy = copy };
+	return XDP_PASS;
 }
 
 SEC("xdp.frags")
@@ -211,15 +215,17 @@ int bb_switch(struct xdp_md *ctx)
 	case BB_DROP:
 		return XDP_DROP;
 	case BB_TO:
-		if (v.copy && !note(ctx, v.n->ifindex, v.copy))
-			return XDP_PASS;
+		if (v.copy)
+			return pass(ctx, v.n->ifindex, v.copy);
 		/* A port that is none of ours: the bridge knows the address. */
 		return (int)bpf_redirect_map(&bb_ports, v.n->ifindex, XDP_PASS);
 	case BB_ALL:
 		/* A frame of several fragments is not cloned right: the bridge floods it. */
 		if (f.len != ctx->data_end - ctx->data)
-			return XDP_PASS;
+			return pass(ctx, 0, 0);
 		return (int)bpf_redirect_map(&bb_ports, 0, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS);
+	case BB_LEFT:
+		return pass(ctx, 0, 0);
 	default:
 		return XDP_PASS;
 	}
@@ -249,26 +255,18 @@ out:
 	return (int)bpf_redirect(ifindex, 0);
 }
 
-/* After bb_switch: sends the copy that it has noted, then the packet itself on its way. */
-SEC("tc")
-int bb_switch_copy(struct __sk_buff *skb)
-{
-	const struct bb_note *n = (void *)(long)skb->data_meta;
-
-	if ((void *)(n + 1) > (void *)(long)skb->data || n->magic != BB_NOTE)
-		return BB_TCX_NEXT;
-	return copy_and_send(skb, n->copy, n->ifindex);
-}
-
-/* Instead of bb_switch, on ports without a NIC. */
+/* Instead of bb_switch, or after it: then it does what bb_switch has noted. */
 SEC("tc")
 int bb_switch_tc(struct __sk_buff *skb)
 {
+	const struct bb_note *n = (void *)(long)skb->data_meta;
 	struct bb_frame f = { .skb = skb, .ifindex = skb->ifindex, .len = skb->len };
 	struct bb_verdict v = { 0 };
 
 	if (skb->vlan_present)
 		return BB_TCX_NEXT;
+	if ((void *)(n + 1) <= (void *)(long)skb->data && n->magic == BB_NOTE)
+		return n->copy ? copy_and_send(skb, n->copy, n->ifindex) : BB_TCX_NEXT;
 	/* Not every sender has the headers in the first part. */
 	if (skb->data_end - skb->data < BB_FRAME_HEADERS && skb->data_end - skb->data < skb->len)
 		bpf_skb_pull_data(skb, skb->len < BB_FRAME_HEADERS ? skb->len : BB_FRAME_HEADERS);

@@ -66,12 +66,12 @@ struct {
 	__type(value, __u64);
 } bb_rates SEC(".maps");
 
-/* From bb_switch to bb_switch_copy, in the metadata before the packet. */
+/* From bb_switch to bb_switch_tc, in the metadata before the packet. */
 #define BB_NOTE 0x62626370u /* "bbcp" */
 struct bb_note {
 	__u32 magic;
 	__u32 ifindex;	/* where the packet itself goes */
-	__u16 copy;	/* node */
+	__u16 copy;	/* node; 0: none, the packet is left to the bridge */
 	__u16 pad[3];
 };
 

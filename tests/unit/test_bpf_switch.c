@@ -199,6 +199,10 @@ static int run_at(unsigned int at)
 	if (ret)
 		fail_msg("test run: %s", strerror(-ret));
 	out.len = o.data_size_out;
+	if (out.len == in.len + 16 && !memcmp(out.b, "pcbb", 4)) { /* a note before it */
+		out.len -= 16;
+		memmove(out.b, out.b + 16, out.len);
+	}
 	return (int)o.retval;
 }
 
@@ -601,7 +605,7 @@ static void test_copy(void **state)
 	int copies[HOSTS + 1];
 
 	for (unsigned int i = 1; i <= HOSTS; i++) {
-		copies[i] = tc ? -1 : bpf_link_create(bpf_program__fd(s->progs.bb_switch_copy), (int)port[i], TCX_INGRESS, NULL);
+		copies[i] = tc ? -1 : bpf_link_create(bpf_program__fd(s->progs.bb_switch_tc), (int)port[i], TCX_INGRESS, NULL);
 		if (!tc && copies[i] < 0) {
 			print_message("tcx is not in this kernel: skipped\n");
 			skip();
@@ -647,6 +651,11 @@ static void test_copy(void **state)
 	assert_true(came(2, 2000));
 	went_to(2);
 	assert_false(came(3, 20));
+	/* What bb_switch leaves to the bridge is not looked at again. */
+	request(1, 99, BB_CMD_READ, 0);
+	put_cable(1);
+	usleep(10000);
+	assert_int_equal(count(BB_CNT_COMMANDS + BB_CMD_READ), 1);
 	for (unsigned int i = 1; i <= HOSTS && !tc; i++)
 		close(copies[i]);
 }
