@@ -66,12 +66,12 @@ struct {
 	__type(value, __u64);
 } bb_rates SEC(".maps");
 
-/* From bb_switch to bb_switch_copy, in the metadata before the packet. */
+/* From bb_switch to bb_switch_tc, in the metadata before the packet. */
 #define BB_NOTE 0x62626370u /* "bbcp" */
 struct bb_note {
 	__u32 magic;
 	__u32 ifindex;	/* where the packet itself goes */
-	__u16 copy;	/* node */
+	__u16 copy;	/* node; 0: none, the packet is left to the bridge */
 	__u16 pad[3];
 };
 
@@ -80,31 +80,38 @@ struct bb_note {
 struct bb_frame {
 	struct ethhdr *eth;
 	struct ipv6hdr *ip;
-	void *end;	/* of the first fragment, which has all headers */
+	void *end;		/* of the first part, which has all headers */
+	struct __sk_buff *skb;	/* NULL in XDP */
+	__u32 ifindex;		/* that it came in by */
+	__u32 len;
 };
 
-/* Return: 1 where it is IPv6. */
-static __always_inline int bb_frame_parse(struct xdp_md *ctx, struct bb_frame *f)
+#define BB_FRAME_HEADERS (ETH_HLEN + 40 + 8 + 40) /* ours included */
+
+/* IPv6, and not neighbour discovery? Sets ip. */
+static __always_inline int bb_frame_is_ours(struct bb_frame *f)
 {
-	f->eth = (void *)(long)ctx->data;
-	f->end = (void *)(long)ctx->data_end;
+	const __u8 *type;
+
 	f->ip = (void *)(f->eth + 1);
-	return (void *)(f->ip + 1) <= f->end && f->eth->h_proto == bpf_htons(ETH_P_IPV6) && f->ip->version == 6;
+	type = (void *)(f->ip + 1);
+	if ((void *)(f->ip + 1) > f->end || f->eth->h_proto != bpf_htons(ETH_P_IPV6) || f->ip->version != 6)
+		return 0;
+	return f->ip->nexthdr != 58 || ((void *)(type + 1) <= f->end && (*type < 133 || *type > 137));
 }
 
-static __always_inline int bb_frame_is_nd(const struct bb_frame *f)
+/* Return: 0 where it is no UDP, or shorter. */
+static __always_inline int bb_frame_hdr(const struct bb_frame *f, struct bb_hdr *out)
 {
-	const __u8 *type = (void *)(f->ip + 1);
+	const struct bb_hdr *h = (void *)(f->ip + 1) + sizeof(struct udphdr);
 
-	return f->ip->nexthdr == 58 && ((void *)(type + 1) > f->end || (*type >= 133 && *type <= 137));
-}
-
-/* NULL where it is no UDP, or shorter. */
-static __always_inline struct bb_hdr *bb_frame_hdr(const struct bb_frame *f)
-{
-	struct bb_hdr *h = (void *)(f->ip + 1) + sizeof(struct udphdr);
-
-	return f->ip->nexthdr == 17 && (void *)(h + 1) <= f->end ? h : NULL;
+	if (f->ip->nexthdr != 17)
+		return 0;
+	if ((void *)(h + 1) <= f->end) {
+		__builtin_memcpy(out, h, sizeof(*out));
+		return 1;
+	}
+	return f->skb && !bpf_skb_load_bytes(f->skb, ETH_HLEN + sizeof(*f->ip) + sizeof(struct udphdr), out, sizeof(*out));
 }
 
 /* --- overrides, rates ------------------------------------------------------------ */

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "net/directory.h"
 #include "net/loop.h"
 #include "net/peers.h"
 #include "net/transport.h"
@@ -40,8 +41,15 @@ int bb_net_new(struct bb_net **out, struct bb_peers *peers, struct bb_home *home
 	} else if (ret) {
 		goto err_local;
 	}
+	if (n->udp) {
+		ret = bb_directory_new(&n->udp, &n->sh, n->udp);
+		if (ret)
+			goto err_udp;
+	}
 	*out = n;
 	return 0;
+err_udp:
+	n->udp->free(n->udp);
 err_local:
 	n->local->free(n->local);
 err:

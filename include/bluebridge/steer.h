@@ -52,9 +52,10 @@
 
 /*
  * A bpffs of our own. In it a directory for each network namespace (the inode
- * of its file) and device: nINODE.DEV, in it the maps and links by name. What
- * attach changed of the host, so that detach undoes just that, is in
- * BB_STEER_STATE/nINODE.DEV.json.
+ * of its file) and device: nINODE:DEV (bb_steer_dir() of lib/steer_names.h; bpffs
+ * allows no dot, so that of a device is a colon), in it maps/ and links/. The ports
+ * of a namespace's switch share the maps in nINODE/maps. What attach changed of the
+ * host, so that detach undoes just that, is in BB_STEER_STATE/nINODE:DEV.json.
  */
 #define BB_STEER_FS "/run/bluebridge/bpf"
 #define BB_STEER_STATE "/run/bluebridge/bpf.state"

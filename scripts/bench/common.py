@@ -194,9 +194,10 @@ def memfd(name, data=b""):
 # --- rows ---------------------------------------------------------------------
 
 
-def row(name, value, unit, goal=None, met=None, **detail):
+def row(name, value, unit, goal=None, met=None, more=False, **detail):
+    """goal: at most, or at least where more says so."""
     if met is None and goal is not None and value is not None:
-        met = value <= goal
+        met = value >= goal if more else value <= goal
     return {"name": name, "value": value, "unit": unit, "goal": goal, "met": met, "detail": detail}
 
 

@@ -15,12 +15,13 @@ SPIN_US = 50
 
 
 class Rack:
-    def __init__(self, mtu, hosts=2):
+    def __init__(self, mtu, hosts=2, name="", env=None):
+        """name tells racks of one MTU apart; env is for its bbds, on top of ours."""
         if os.geteuid():
             raise Skipped("network namespaces need root")
         self.mtu = mtu
         self.base = [
-            os.path.join(TOP, "scripts/bbrack"), "--name", f"bench-{os.getpid()}-{mtu}", "--bin", BUILD,
+            os.path.join(TOP, "scripts/bbrack"), "--name", f"bench-{os.getpid()}-{mtu}{name and f'-{name}'}", "--bin", BUILD,
         ]
         built("bbd")
         built("bbctl")
@@ -28,7 +29,7 @@ class Rack:
         call(
             [*self.base, "--mtu", str(mtu), "--lend", "1G", "--owner", str(os.getpid()),
              "--bbd-args", f"--spin {SPIN_US}", "up", str(hosts)],
-            "bbrack up",
+            "bbrack up", env=environment(**(env or {})),
         )
         try:
             self.host = {h["host"]: h for h in call_json([*self.base, "-j", "status"], "bbrack status")["hosts"]}
