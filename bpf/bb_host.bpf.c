@@ -120,6 +120,12 @@ static __always_inline int is_bare(struct xdp_md *ctx, const struct bb_packet *p
 	       p->udp.len == bpf_htons(sizeof(p->udp) + sizeof(p->h)) && p->h.version == BB_WIRE_VERSION;
 }
 
+/* What cannot be is bbd's to refuse, as MALFORMED (doc/protocol.md, section 4). */
+static __always_inline int is_sound(const struct bb_packet *p)
+{
+	return !p->h.reserved && !p->h.status && bpf_ntohs(p->h.seg) < bpf_ntohs(p->h.nseg);
+}
+
 static __always_inline int request(struct xdp_md *ctx, struct ethhdr *eth, struct bb_packet *p,
 				   const struct bb_steer_cfg *cfg, const struct bb_gptr *dst)
 {
@@ -155,7 +161,7 @@ static __always_inline int request(struct xdp_md *ctx, struct ethhdr *eth, struc
 		known = 0;
 		break;
 	}
-	return known || !bare || cmd == BB_CMD_NONE ? XDP_PASS : refuse(eth, p, cfg, BB_ST_COMMAND);
+	return known || !bare || !is_sound(p) ? XDP_PASS : refuse(eth, p, cfg, BB_ST_COMMAND);
 }
 
 SEC("xdp.frags")

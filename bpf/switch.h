@@ -3,6 +3,7 @@
 #ifndef BB_BPF_SWITCH_H
 #define BB_BPF_SWITCH_H
 
+#define BB_MAPS_OF_SWITCH
 #include "policy.h"
 
 #include <linux/if_ether.h>
@@ -155,27 +156,39 @@ struct bb_choice {
 	__u16 asker, node;
 };
 
+struct bb_sum {
+	__u64 now, busy, creates;
+	__u16 node;
+};
+
+/* bpf_loop: an unrolled loop over so many CPUs takes the verifier a second. */
+static long bb_add_cpu(__u32 cpu, struct bb_sum *sum)
+{
+	const struct bb_load *l = bpf_map_lookup_percpu_elem(&bb_load, &sum->node, cpu);
+
+	if (!l)
+		return 1;
+	sum->busy += bb_load_busy(l, sum->now);
+	sum->creates += l->creates;
+	return 0;
+}
+
 static long bb_choose(void *map, const __u16 *key, const struct bb_node *n, struct bb_choice *c)
 {
 	const __u64 *full = bpf_map_lookup_elem(&bb_full, key);
-	__u64 busy = 0, creates = 0;
+	struct bb_sum sum = { .now = c->now, .node = *key };
+	__u64 busy;
 
 	if (*key == c->asker || (full && *full > c->now))
 		return 0;
-	for (__u32 cpu = 0; cpu < 256; cpu++) {
-		const struct bb_load *l = bpf_map_lookup_percpu_elem(&bb_load, key, cpu);
-
-		if (!l)
-			break;
-		busy += bb_load_busy(l, c->now);
-		creates += l->creates;
-	}
-	busy >>= 20;
-	if (c->node && (busy > c->busy || (busy == c->busy && (creates > c->creates || (creates == c->creates && *key > c->node)))))
+	bpf_loop(4096, bb_add_cpu, &sum, 0);
+	busy = sum.busy >> 20;
+	if (c->node && (busy > c->busy || (busy == c->busy && (sum.creates > c->creates ||
+								 (sum.creates == c->creates && *key > c->node)))))
 		return 0;
 	c->node = *key;
 	c->busy = busy;
-	c->creates = creates;
+	c->creates = sum.creates;
 	return 0;
 }
 

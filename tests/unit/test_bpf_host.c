@@ -362,6 +362,13 @@ static void test_commands(void **state)
 		}
 		assert_int_equal(count(BB_CNT_COMMANDS + c), n + 1);
 	}
+	/* What cannot be is bbd's to refuse. */
+	for (unsigned int at = 2; at < 5; at++) {
+		request(&in, NODE, 99, 0x5000, 0);
+		in.b[AT_HDR + at] = 1;
+		seal(&in);
+		untouched(&in);
+	}
 	/* With a payload its tag is bbd's to check. */
 	request(&in, NODE, 77, 0x5000, 64);
 	untouched(&in);
