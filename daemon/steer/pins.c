@@ -61,7 +61,8 @@ static const struct wanted cfg_map = { "bb_cfg", BPF_MAP_TYPE_ARRAY, BPF_F_MMAPA
 static const struct wanted slabs_map = { "bb_slabs", BPF_MAP_TYPE_ARRAY_OF_MAPS, 0, 4, 4, BB_STEER_SLABS_MAX };
 static const struct wanted policy_map = { "bb_policy", BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, 4, sizeof(struct bb_policy),
 					  BB_POLICY_ENTRIES };
-static const struct wanted count_map = { "bb_count", BPF_MAP_TYPE_PERCPU_ARRAY, 0, 4, sizeof(uint64_t), BB_CNT_MAX };
+/* Programs of another version may count more or less. */
+static const struct wanted count_map = { "bb_count", BPF_MAP_TYPE_PERCPU_ARRAY, 0, 4, sizeof(uint64_t), 0 };
 
 /* Return: fd or -errno with why filled in (not for -ENOENT). */
 static int open_map(const char *dir, const struct wanted *w, struct stat *st, char *why, size_t size)
@@ -85,7 +86,7 @@ static int open_map(const char *dir, const struct wanted *w, struct stat *st, ch
 	}
 	ret = map_info(fd, &info);
 	if (!ret && (info.type != w->type || info.map_flags != w->flags || info.key_size != w->key ||
-		     info.value_size != w->value || info.max_entries != w->entries))
+		     info.value_size != w->value || (w->entries && info.max_entries != w->entries)))
 		ret = -EPROTO;
 	if (!ret)
 		return fd;

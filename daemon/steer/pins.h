@@ -37,7 +37,7 @@ int bb_pins_put_slab(const struct bb_pins *p, uint32_t index, int fd);
 /* Takes out all slabs but those whose index says so. */
 void bb_pins_clear_slabs(const struct bb_pins *p, const uint8_t *stays);
 
-/* Adds up a counter over the CPUs. Return: its value, 0 where it cannot be read. */
+/* Adds up a counter over the CPUs. Return: its value, 0 where there is none. */
 uint64_t bb_pins_count(const struct bb_pins *p, uint32_t which);
 
 #endif

@@ -48,7 +48,7 @@ struct bb_steer {
 	struct bb_steer_config cfg;
 	struct bb_home_maker maker;
 	char dir[200];
-	char said[160];			/* why it was refused, the last time */
+	char said[256];			/* why it was refused, the last time */
 	struct bb_policy *policy;	/* a page */
 	struct bb_pins pins;
 	bool open;

@@ -126,7 +126,8 @@ more_than() { (($(kernel_reads) > $1)); }
 	bbrack run h1 -- timeout 150 env BB_LOCAL=16M BB_PLACE=2 LD_PRELOAD="$BUILD/libbb.so" "$BUILD/apps/bbtouch" --pattern rand \
 		--writes 0 --size 64M --seconds 12 >"$BATS_TEST_TMPDIR/touch" 2>&1 &
 	PIDS+=($!)
-	eventually 20 more_than 2000
+	# What is dirty has to be written back before it is read again.
+	eventually 20 more_than 20000
 	bbrack bbd h2 kill
 	served() { "$BUILD/bbload" show -j --netns "bb-$RACK-h2" --dev eth0 | jq '[.. | .served? // empty] | add'; }
 	at=$(served)
