@@ -320,6 +320,8 @@ static void *renewer(void *arg)
 		fill(data, p);
 		bb_home_put(th, p, 4096, true);
 		board = p;
+		/* Lives for a while, or nobody would ever read it. */
+		sched_yield();
 		if (bb_home_delete(th, bob, p) != BB_ST_OK)
 			abort();
 	}
