@@ -130,6 +130,12 @@ $(B)/tests/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(B)/daemon.a $(B)/lib.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
 
+# Those of the BPF programs load them by themselves.
+bpf_unit := $(filter tests/unit/test_bpf_% tests/fuzz/fuzz_bpf%,$(unit_src) $(fuzz_src))
+$(call obj,$(bpf_unit)): $(skel)
+$(call obj,$(bpf_unit)): CPPFLAGS += -I$(B)/bpf
+$(B)/tests/test_bpf_% $(B)/tests/fuzz_bpf: DAEMON_LIBS += -lbpf
+
 # Preloaded into what is tested.
 $(B)/tests/%.so: $(B)/obj/pic/tests/anomaly/%.o
 	@mkdir -p $(@D)
@@ -140,6 +146,12 @@ $(B)/apps/%: $(B)/obj/tests/apps/%.o
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lpthread
+
+# One that speaks to homes as bbd does.
+$(B)/apps/bbrounds: $(B)/obj/tests/apps/bbrounds.o $(B)/daemon.a $(B)/lib.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
 
 $(B)/bench/%: $(B)/obj/scripts/bench/%.o $(B)/lib.a
 	@mkdir -p $(@D)

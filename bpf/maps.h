@@ -13,6 +13,8 @@
 
 #include <bluebridge/steer.h>
 
+/* A switch has no memory to lend, and a first slab costs 64 MiB while it is loaded. */
+#ifndef BB_MAPS_OF_SWITCH
 struct bb_slab_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -27,6 +29,7 @@ struct {
 	__type(key, __u32);
 	__array(values, struct bb_slab_map);
 } bb_slabs SEC(".maps");
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -35,6 +38,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct bb_steer_cfg);
 } bb_cfg SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bb_dev);
+} bb_dev SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -59,6 +69,7 @@ struct {
 	__type(value, struct bb_node);
 } bb_nodes SEC(".maps");
 
+#ifndef BB_MAPS_OF_SWITCH
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -66,6 +77,7 @@ struct {
 	__type(key, struct bb_adopted_key);
 	__type(value, struct bb_adopted);
 } bb_adopted SEC(".maps");
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

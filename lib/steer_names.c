@@ -41,6 +41,7 @@ static const char *const count_name[BB_CNT_MAX - BB_CNT_NDP] = {
 	[BB_CNT_DROP_NODE - BB_CNT_NDP] = "drop_node",
 	[BB_CNT_DROP_MALFORMED - BB_CNT_NDP] = "drop_malformed",
 	[BB_CNT_DROP_SEND - BB_CNT_NDP] = "drop_send",
+	[BB_CNT_DROP_ANSWER - BB_CNT_NDP] = "drop_answer",
 };
 
 static int find(const char *const *names, size_t n, const char *s)

@@ -97,6 +97,8 @@ static uint8_t check(const struct bb_net_req *r)
 {
 	bool ok;
 
+	if (r->node == BB_NODE_ANY && r->cmd != BB_CMD_CREATE && r->cmd != BB_CMD_ALLOC_WRITE)
+		return BB_ST_BOUNDS;
 	switch (r->cmd) {
 	case BB_CMD_READ:
 		ok = r->len == BB_PAGE_SIZE && !(r->ptr & BB_PAGE_MASK);
@@ -131,6 +133,7 @@ void bb_net_submit(struct bb_net *n, struct bb_net_req *r)
 	r->status = BB_ST_OK;
 	r->failed = 0;
 	r->new_boot = 0;
+	r->from = r->node;
 	r->data = NULL;
 	r->nptrs = 0;
 	r->t_sent = r->t_recv = 0;

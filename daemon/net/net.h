@@ -35,7 +35,7 @@ struct bb_net_page {
 struct bb_net_req {
 	uint8_t cmd;		/* READ, READ_RUN, WRITE, CREATE, ALLOC_WRITE, DELETE */
 	uint8_t flags;		/* BB_F_SHARED for CREATE */
-	uint16_t node;
+	uint16_t node;		/* CREATE, ALLOC_WRITE: BB_NODE_ANY lets the network choose */
 	uint32_t boot;		/* incarnation expected of the home; 0 for CREATE */
 	uint64_t ptr;		/* READ*, DELETE: the page or extent */
 	uint32_t len;		/* READ*: bytes, a multiple of BB_PAGE_SIZE;
@@ -49,6 +49,7 @@ struct bb_net_req {
 	/* Results, valid in ->done. */
 	uint8_t status;		/* enum bb_status */
 	uint8_t failed_node;
+	uint16_t from;		/* who answered; for BB_NODE_ANY the one that was chosen */
 	uint16_t failed;	/* WRITE: index of the first page refused */
 	uint32_t new_boot;	/* the home's incarnation as it answered */
 	const void *data;	/* READ*: len bytes, valid only within ->done */

@@ -115,6 +115,8 @@ int bb_peers_new(struct bb_peers **out, const struct bb_peers_config *cfg)
 	/* Without routes peers may still be reached by routes set by hand. */
 	if (cfg->routes)
 		bb_routes_new(&p->routes, cfg->tenant, cfg->node);
+	if (p->routes && cfg->dev)
+		bb_routes_any_new(&p->any, cfg->tenant, cfg->dev);
 	*out = p;
 	return 0;
 err:
@@ -126,6 +128,7 @@ void bb_peers_free(struct bb_peers *p)
 {
 	if (!p)
 		return;
+	bb_routes_any_free(p->any);
 	bb_routes_free(p->routes);
 	bb_announce_free(p->announce);
 	free_config(&p->cfg);

@@ -13,6 +13,7 @@
 #include "net/hello.h"
 #include "net/peers.h"
 #include "net/routes.h"
+#include "net/routes_any.h"
 
 #define BB_PEERS_MAX 4096
 #define BB_GHOSTS_MAX 16 /* known by packets that fail authentication only */
@@ -44,6 +45,8 @@ struct bb_peers {
 	struct bb_peers_config cfg;
 	struct bb_announce *announce;
 	struct bb_routes *routes;
+	struct bb_routes_any *any;
+	uint16_t any_by;	/* node whose next hop packets to any node take; 0: none */
 	uint64_t next_round, next_fix, started;
 	unsigned int round;
 	uint32_t conflict_boot;

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <bluebridge/gptr.h>
+
 #include "clock.h"
 #include "log.h"
 
@@ -135,6 +137,30 @@ static void bury_the_dead(struct bb_peers *p, uint64_t now)
 	}
 }
 
+/*
+ * Packets to any node leave for the host with the most free memory. A switch
+ * that knows better takes them elsewhere; a bridge brings them there. It changes
+ * where that host is gone, or another has twice as much.
+ */
+static void route_any(struct bb_peers *p)
+{
+	const struct bb_peer_entry *now = p->any_by ? bb_peer_find(p, p->any_by) : NULL, *best = NULL;
+
+	for (unsigned int i = 0; i < p->n; i++) {
+		const struct bb_peer_entry *e = &p->tab[i];
+
+		if (!e->pub.self && e->pub.alive && !e->pub.key_differs && e->pub.ifindex && (!best || e->pub.free > best->pub.free))
+			best = e;
+	}
+	if (now && now->pub.alive && !now->pub.key_differs && best && now->pub.free >= best->pub.free / 2)
+		best = now;
+	if (best)
+		bb_routes_peer(p->routes, BB_NODE_ANY, &best->pub.via, best->pub.ifindex);
+	else if (p->any_by)
+		bb_routes_peer_lost(p->routes, BB_NODE_ANY);
+	p->any_by = best ? best->pub.node : 0;
+}
+
 uint64_t bb_peers_tick(struct bb_peers *p, int sock, uint64_t now)
 {
 	uint64_t next;
@@ -155,6 +181,7 @@ uint64_t bb_peers_tick(struct bb_peers *p, int sock, uint64_t now)
 	bury_the_dead(p, now);
 	if (p->routes && now >= p->next_fix) {
 		p->next_fix = now + BB_PEER_HELLO_NS / 4;
+		route_any(p);
 		bb_routes_tick(p->routes);
 	}
 	next = now + BB_PEER_HELLO_NS / 2; /* the dead, and names that are being looked up */

@@ -575,8 +575,9 @@ void bb_routes_tick(struct bb_routes *r)
 	const uint64_t now = bb_now_ns();
 
 	check(r, r->news >= 0 && hear(r));
+	/* The next hop of any node is that of another, whose entry it is. */
 	for (unsigned int i = 0; i < r->nhops; i++)
-		if (r->hops[i].ifindex && r->hops[i].route_ours && !r->hops[i].neigh_ours)
+		if (r->hops[i].node != BB_NODE_ANY && r->hops[i].ifindex && r->hops[i].route_ours && !r->hops[i].neigh_ours)
 			neigh_fix(r, &r->hops[i]);
 	if (r->repaired && (!r->said_at || now - r->said_at > SAY_NS)) {
 		bb_warn("%u of our routes were gone (deleted by somebody, or their interface went down): set again",

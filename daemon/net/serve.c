@@ -59,6 +59,8 @@ static void out_init(struct bb_serve *s, const struct request *q, struct bb_serv
 	struct bb_gptr src = q->dst, to = { .tenant = q->asker.tenant, .node = q->asker.node, .ptr = q->asker.ptr };
 
 	src.cmd |= BB_CMD_REPLY;
+	if (src.node == BB_NODE_ANY) /* who it was */
+		src.node = s->node;
 	to.cmd = src.cmd;
 	*o = (struct bb_serve_out){ .to = q->p->from, .iov = s->iov };
 	o->to.sin6_flowinfo = 0;
@@ -393,7 +395,7 @@ void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 		return refuse(s, &q, st, &s->stats.malformed);
 	if (q.dst.tenant != s->tenant || q.asker.tenant != s->tenant)
 		return refuse(s, &q, BB_ST_TENANT, &s->stats.foreign_tenant);
-	if (q.dst.node != s->node)
+	if (q.dst.node != s->node && !(q.dst.node == BB_NODE_ANY && (q.dst.cmd == BB_CMD_CREATE || q.dst.cmd == BB_CMD_ALLOC_WRITE)))
 		return refuse(s, &q, BB_ST_BOUNDS, NULL);
 	if (kind == BB_ST_COMMAND)
 		return refuse(s, &q, BB_ST_COMMAND, &s->stats.bad_command);

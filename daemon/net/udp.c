@@ -108,6 +108,9 @@ static struct bb_udp_peer *peer_add(struct bb_udp *u, uint16_t node)
 	 * those: a WRITE of the other that was delayed lands on nothing newer.
 	 */
 	p->session = u->cfg->boot + 0x9e3779b9u * (u->pager + 1);
+	/* At one home both sessions may be open, with ids of their own. */
+	if (node == BB_NODE_ANY)
+		p->session ^= 0x616e7921u;
 	p->node = node;
 	p->next_id = p->floor = bb_now_ns();
 	p->window = BB_WINDOW_FIRST;
@@ -126,6 +129,9 @@ static struct bb_udp_peer *peer_get(struct bb_udp *u, uint16_t node, uint64_t no
 
 	if (p && p->seen_at && now - p->seen_at < SEEN_NS)
 		return p;
+	/* Whoever it may be: a route leads there, or none. */
+	if (node == BB_NODE_ANY)
+		return p ? p : peer_add(u, node);
 	if (!bb_peers_get(u->table, node, &info))
 		return NULL;
 	if (!p)

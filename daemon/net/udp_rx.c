@@ -191,9 +191,14 @@ static void got_refusal(struct bb_udp *u, struct bb_net_req *r, const struct bb_
 /* The open request that it answers, or NULL. */
 static struct bb_net_req *find(struct bb_udp *u, const struct bb_gptr *src, uint8_t cmd, const struct bb_msg *m)
 {
-	struct bb_udp_peer *p = bb_udp_find(u, src->node);
+	struct bb_udp_peer *p = bb_udp_find(u, src->node), *any;
 	struct bb_net_req *r;
 
+	if (cmd == BB_CMD_CREATE || cmd == BB_CMD_ALLOC_WRITE) {
+		any = bb_udp_find(u, BB_NODE_ANY);
+		if (any && any->session == m->session)
+			p = any;
+	}
 	if (!p)
 		return NULL;
 	if (!bb_wire_tracked(cmd)) {
@@ -212,6 +217,7 @@ static void datagram(void *arg, const struct bb_sock_packet *pkt)
 	struct bb_udp *u = arg;
 	struct bb_net_stats *st = &u->sh->stats;
 	struct in6_addr dst = u->self;
+	struct bb_udp_peer *p;
 	struct bb_gptr g;
 	struct bb_net_req *r;
 	struct bb_msg m;
@@ -238,9 +244,11 @@ static void datagram(void *arg, const struct bb_sock_packet *pkt)
 		st->bad_tag++;
 		return;
 	}
-	bb_udp_find(u, g.node)->heard_at = u->now;
+	p = r->t.peer;
+	p->heard_at = u->now;
 	if (m.status != BB_ST_VERSION)
-		bb_udp_find(u, g.node)->good_at = u->now;
+		p->good_at = u->now;
+	r->from = g.node;
 	if (m.status)
 		return got_refusal(u, r, &m);
 	switch (cmd) {

@@ -7,9 +7,11 @@
  * ---------------
  * bb_cfg      bbd, through its mapping: who this host is, and the tag's key
  * bb_slabs    bbd: each slab of lent memory, as a memory-mapped array map
+ * bb_dev      bbload: the device that the programs are attached to
  * bb_policy   bbload (bbd reads it, so that both paths refuse the same)
  * bb_over     bbload and bbd: overrides, whose pages went elsewhere
- * bb_nodes    bbload: the switch's hosts, one entry each
+ * bb_nodes    bbload: at a switch its hosts, one entry each; at a host those that
+ *             overrides lead to
  * bb_adopted  bbd: extents of other nodes that live here now
  * bb_count, bb_load  the programs
  *
@@ -27,6 +29,20 @@
  *  - a writer adds BB_SEQ_BEGIN before its first byte and BB_SEQ_END after its
  *    last: the low byte counts writers at work, the rest completed writes. Both
  *    are atomic additions that order the copy between them.
+ *
+ * How busy a host is
+ * ------------------
+ * The switch counts for each host the bytes that it sends there and those of
+ * the answers that come from there, halved about every second (2^30 ns), and
+ * BB_LOAD_CREATE for each CREATE that it has placed there, so that a burst of
+ * them spreads before its traffic comes. A CREATE to any node goes to the host
+ * with the least of it, counted in whole MiB; of those that are equal, to the
+ * one with the fewest CREATEs placed so far. Left out are the asker itself and,
+ * for BB_FULL_NS, who answered one with NOSPACE. What a host has free only its
+ * HELLO says, which the switch does not read.
+ *
+ * Where a CREATE to any node went is remembered by {asker's node, session, id}
+ * for BB_PIN_NS, longer than its asker asks again: all of its packets go there.
  */
 #ifndef BLUEBRIDGE_STEER_H
 #define BLUEBRIDGE_STEER_H
@@ -93,6 +109,15 @@ struct bb_steer_cfg {
 #define BB_SC_KNOWN 0x1u	/* tenant, node, port, key are valid: NDP, policy, tags */
 #define BB_SC_SERVE 0x2u	/* READs of the slabs are answered */
 
+/* --- bb_dev: one value, of the device (bbload) ------------------------------- */
+
+struct bb_dev {
+	__u8 mac[6];		/* what neighbour solicitations are answered with */
+	__u16 pad;
+	__u32 mtu;
+	__u32 ifindex;
+};
+
 /* --- bb_policy: BB_POLICY_ENTRIES values, by command ------------------------- */
 
 #define BB_POLICY_ENTRIES 128
@@ -153,6 +178,8 @@ struct bb_adopted_key {
 
 struct bb_adopted {
 	__u64 ptr;		/* where it is in our own lent memory, with generation */
+	__u32 boot;		/* of the home that it comes from: what its askers expect */
+	__u32 pad;
 };
 
 /* --- counters ----------------------------------------------------------------- */
@@ -181,6 +208,7 @@ enum bb_steer_count {
 	BB_CNT_DROP_NODE,		/* no such node, or no way to it */
 	BB_CNT_DROP_MALFORMED,		/* of ours, but no request can look so */
 	BB_CNT_DROP_SEND,		/* the kernel could not send the answer */
+	BB_CNT_DROP_ANSWER,		/* an answer to a copy: the asker has one from the home */
 	BB_CNT_MAX
 };
 
@@ -188,6 +216,12 @@ enum bb_steer_count {
 struct bb_load {
 	__u64 packets, bytes;	/* towards the host */
 	__u64 creates;		/* placed there */
+	__u64 busy, busy_at;	/* see above; busy as it was at busy_at (CLOCK_MONOTONIC ns) */
 };
+
+#define BB_LOAD_SHIFT 30	/* ns to the half */
+#define BB_LOAD_CREATE (1ULL << 20)
+#define BB_FULL_NS 1000000000ULL
+#define BB_PIN_NS 60000000000ULL
 
 #endif

@@ -413,11 +413,49 @@ static void test_faults(void **state)
 	load("dup=100,seed=6,drop=1", 9000, 4);
 }
 
+/* Whichever host has room is asked; who answered is known, and from then on asked by its own name. */
+static void test_any(void **state)
+{
+	static const char *const faults[] = { NULL, "drop=20,dup=20,delay=20,seed=6" };
+
+	for (size_t i = 0; i < 2; i++) {
+		uint8_t page[4096];
+		struct bb_net_page pg = { 0, page };
+		struct bb_net_req r = { .cmd = BB_CMD_CREATE, .node = BB_NODE_ANY, .len = 3 };
+		struct bb_net_req a = { .cmd = BB_CMD_ALLOC_WRITE, .node = BB_NODE_ANY, .npages = 1, .pages = &pg };
+		struct bb_home_stats st;
+
+		world_start(64 << 20, faults[i]);
+		fill(page, 5 + i);
+		for (int k = 0; k < 5; k++) {
+			assert_int_equal(run_on(w.net, &a), BB_ST_OK);
+			assert_int_equal(a.from, HOME);
+			assert_int_equal(a.new_boot, BOOT);
+			assert_int_equal(a.nptrs, 1);
+			assert_int_equal(read_pages(w.net, a.ptrs[0], 1, BOOT), BB_ST_OK);
+			assert_memory_equal(page_read, page, 4096);
+			/* Both sessions of this asker are open there, each with its own ids. */
+			fill(page, 100 + (uint64_t)k);
+			assert_int_equal(write_page(w.net, a.ptrs[0] + 4096, page, BOOT), BB_ST_OK);
+			assert_int_equal(create_one(w.net) != 0, true);
+		}
+		assert_int_equal(run_on(w.net, &r), BB_ST_OK);
+		assert_int_equal(r.from, HOME);
+		assert_int_equal(r.nptrs, 3);
+		bb_home_stats(w.home, &st);
+		assert_int_equal(st.extents, 13); /* each done once */
+		r = (struct bb_net_req){ .cmd = BB_CMD_READ, .node = BB_NODE_ANY, .len = 4096 };
+		assert_int_equal(run_on(w.net, &r), BB_ST_BOUNDS);
+		world_stop();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_large),	 cmocka_unit_test(test_small), cmocka_unit_test(test_packets),
-		cmocka_unit_test(test_narrow),	 cmocka_unit_test(test_loop),	cmocka_unit_test(test_create),	 cmocka_unit_test(test_refusals), cmocka_unit_test(test_dead),
+		cmocka_unit_test(test_narrow),	 cmocka_unit_test(test_loop),	cmocka_unit_test(test_create), cmocka_unit_test(test_any),
+		cmocka_unit_test(test_refusals), cmocka_unit_test(test_dead),
 		cmocka_unit_test(test_strangers), cmocka_unit_test(test_load), cmocka_unit_test(test_faults),
 	};
 

@@ -10,6 +10,8 @@
 static struct bb_serve serve;
 static struct bb_msg last; /* answer */
 static uint8_t last_payload[4096];
+static struct in6_addr last_src;
+static uint16_t home_node = HOME; /* that requests are sent to */
 static unsigned int answers;
 
 static int take(void *arg, const struct bb_serve_out *o)
@@ -21,6 +23,7 @@ static int take(void *arg, const struct bb_serve_out *o)
 	assert_int_equal(bb_wire_decode(whole, 40 + o->iov[1].iov_len, &last), BB_ST_OK);
 	memcpy(last_payload, whole + 40, o->iov[1].iov_len);
 	last.payload = last_payload;
+	last_src = o->src;
 	answers++;
 	return 0;
 }
@@ -28,7 +31,7 @@ static int take(void *arg, const struct bb_serve_out *o)
 /* Return: status of the answer, or -1 where there was none. */
 static int put_from(uint16_t node, uint8_t cmd, uint64_t ptr, struct bb_msg m, const void *data, size_t len, bool forge)
 {
-	const struct bb_gptr src = { .node = node }, dst = { .node = HOME, .cmd = cmd, .ptr = ptr };
+	const struct bb_gptr src = { .node = node }, dst = { .node = home_node, .cmd = cmd, .ptr = ptr };
 	struct bb_sock_packet p = { .len = 40 + len, .from = { .sin6_family = AF_INET6, .sin6_port = 7 } };
 	uint8_t whole[40 + 4096];
 	struct bb_hdr h;
@@ -122,6 +125,38 @@ static void test_late_write(void **state)
 	assert_int_equal(byte_at(x), 2);
 	assert_int_equal(serve.stats.stale, 2);
 	assert_int_equal(serve.stats.duplicates, 1);
+}
+
+/* To whichever host has room: the answer says which it is. */
+static void test_any(void **state)
+{
+	uint8_t count[4] = { 0, 0, 0, 1 }, page[4096];
+	struct bb_gptr from;
+	uint64_t x, y;
+
+	memset(page, 9, sizeof(page));
+	home_node = BB_NODE_ANY;
+	assert_int_equal(put(BB_CMD_CREATE, 0, MSG(.id = 1, .floor = 1, .length = 4), count, 4), BB_ST_OK);
+	assert_int_equal(bb_wire_create_ptrs(&last, &x, 1), 1);
+	assert_int_equal(bb_gptr_decode(&last_src, &from), 1);
+	assert_int_equal(from.node, HOME);
+	assert_int_equal(from.cmd, BB_CMD_CREATE | BB_CMD_REPLY);
+	/* Once, however often it is asked. */
+	assert_int_equal(put(BB_CMD_CREATE, 0, MSG(.id = 1, .floor = 1, .length = 4), count, 4), BB_ST_OK);
+	assert_int_equal(bb_wire_create_ptrs(&last, &y, 1), 1);
+	assert_int_equal(x, y);
+	assert_int_equal(put(BB_CMD_ALLOC_WRITE, 0, MSG(.id = 2, .floor = 2, .length = 4096), page, 4096), BB_ST_OK);
+	assert_int_equal(bb_wire_create_ptrs(&last, &y, 1), 1);
+	/* The tag covers the address as it was sent. */
+	assert_int_equal(put_from(ASKER, BB_CMD_CREATE, 0, MSG(.id = 3, .floor = 3, .length = 4), count, 4, true), -1);
+	/* Nothing else. */
+	assert_int_equal(put(BB_CMD_READ, x, MSG(.length = 4096), NULL, 0), BB_ST_BOUNDS);
+	assert_int_equal(put(BB_CMD_DELETE, x, MSG(.id = 4, .floor = 4), NULL, 0), BB_ST_BOUNDS);
+	assert_int_equal(put(BB_CMD_WRITE, x, MSG(.id = 5, .floor = 5, .length = 4096), page, 4096), BB_ST_BOUNDS);
+	home_node = HOME;
+	assert_int_equal(byte_at(x), 0);
+	assert_int_equal(byte_at(y), 9);
+	assert_int_equal(put(BB_CMD_DELETE, x, MSG(.id = 6, .floor = 6), NULL, 0), BB_ST_OK);
 }
 
 static void test_probe(void **state)
@@ -223,6 +258,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_late_write, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_any, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_probe, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_refused_once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_create_twice, set_up, tear_down),
