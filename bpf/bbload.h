@@ -199,7 +199,8 @@ void object_init(bool verbose);
 int map_open(const char *maps, const char *name, bool quiet);
 struct bb_steer_cfg *map_cfg(const char *maps);	/* mapped; NULL is said */
 void map_cfg_put(struct bb_steer_cfg *cfg);
-/* bb_dev, where there is one: what the device's address and MTU are. */
+/* bb_dev, where there is one: what the device's address and MTU are. fd: of that map. */
+int map_dev_set(int fd, const struct place *p);
 int map_dev_fill(const char *maps, const struct place *p);
 /* bb_ports: the device's entry. */
 int map_port(const char *maps, unsigned int ifindex, bool add);

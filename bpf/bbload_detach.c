@@ -187,7 +187,7 @@ int bbload_gc(struct bbload *b, int argc, char **argv)
 	for (int pass = 0; pass < 2; pass++)
 		for (unsigned int i = 0; i < n; i++)
 			if ((*list[i].dev == 0) == pass && detach_one(b, &list[i], true))
-				printf("%s: removed\n", *list[i].dev ? list[i].dev : list[i].dir);
+				printf("%s: removed\n", list[i].dir + sizeof(BB_STEER_FS));
 	free(list);
 	place_unlock(b);
 	return BBLOAD_OK;

@@ -48,9 +48,20 @@ void map_cfg_put(struct bb_steer_cfg *cfg)
 		munmap(cfg, sizeof(*cfg));
 }
 
-int map_dev_fill(const char *maps, const struct place *p)
+int map_dev_set(int fd, const struct place *p)
 {
 	return 0;
+}
+
+int map_dev_fill(const char *maps, const struct place *p)
+{
+	int fd = map_open(maps, "bb_dev", true), ret;
+
+	if (fd < 0)
+		return fd == -ENOENT ? 0 : fd;
+	ret = map_dev_set(fd, p);
+	close(fd);
+	return ret;
 }
 
 int map_port(const char *maps, unsigned int ifindex, bool add)
