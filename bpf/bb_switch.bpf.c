@@ -266,7 +266,7 @@ int bb_switch_tc(struct __sk_buff *skb)
 		return BB_TCX_NEXT;
 	if ((void *)(n + 1) <= (void *)(long)skb->data && n->magic == BB_NOTE)
 		return n->copy ? copy_and_send(skb, n->copy, n->ifindex) : BB_TCX_NEXT;
-	/* Not every sender has the headers in the first part. */
+	/* Not every sender has the addresses in the first part. */
 	if (skb->data_end - skb->data < BB_FRAME_HEADERS && skb->data_end - skb->data < skb->len)
 		bpf_skb_pull_data(skb, skb->len < BB_FRAME_HEADERS ? skb->len : BB_FRAME_HEADERS);
 	f.eth = (void *)(long)skb->data;
