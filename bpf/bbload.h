@@ -47,7 +47,8 @@
 enum { BBLOAD_OK = 0, BBLOAD_FAILED = 1, BBLOAD_USAGE = 2 };
 
 enum kind { KIND_HOST, KIND_SWITCH, KIND_CLIENT, KIND_MAX };
-enum mode { MODE_AUTO, MODE_NATIVE, MODE_GENERIC, MODE_MAX };
+/* MODE_TC: a switch without XDP, whose tcx program does all. */
+enum mode { MODE_AUTO, MODE_NATIVE, MODE_GENERIC, MODE_TC, MODE_MAX };
 
 extern const char *const kind_name[KIND_MAX];
 extern const char *const mode_name[MODE_MAX];

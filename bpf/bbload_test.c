@@ -173,6 +173,9 @@ static bool passes_others(const char *prog, int fd, uint32_t pass)
 		uint32_t ret = 0;
 		int err;
 
+		/* tc's test run takes no packet that is shorter than its headers. */
+		if (i == P_SHORT && pass == TCX_NEXT)
+			continue;
 		others(&p, i);
 		err = run(fd, &p, &out, &ret);
 		snprintf(what, sizeof(what), "lets pass %s, as it is%s%s", packet_name[i], err ? ": " : "", err ? strerror(-err) : "");

@@ -102,7 +102,10 @@ static int policy(struct bbload *b, int argc, char **argv)
 			 argc > 1 ? argv[1] : "");
 		return BBLOAD_USAGE;
 	}
-	if (argc != (word ? 4 : 2) || (word && (strcmp(argv[2], word) || !parse_num(argv[3], 1, *word == 'r' ? 0xffffffffL : 65534, &value)))) {
+	/* "rate 1000" and "redirect 3" will do for "rate rate 1000" and "redirect node 3". */
+	if (argc == 4 && word && !strcmp(argv[2], word))
+		argv[--argc - 1] = argv[3];
+	if (argc != (word ? 3 : 2) || (word && !parse_num(argv[2], 1, *word == 'r' ? 0xffffffffL : 65534, &value))) {
 		bb_error("update policy %s %s wants %s", argv[0], argv[1],
 			 !word ? "nothing after it" : *word == 'r' ? "\"rate R\", R packets a second" : "\"node N\", N from 1 to 65534");
 		return BBLOAD_USAGE;
