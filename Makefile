@@ -131,10 +131,10 @@ $(B)/tests/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(B)/daemon.a $(B)/lib.a
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
 
 # Those of the BPF programs load them by themselves.
-bpf_unit := $(filter tests/unit/test_bpf_%,$(unit_src))
+bpf_unit := $(filter tests/unit/test_bpf_% tests/fuzz/fuzz_bpf%,$(unit_src) $(fuzz_src))
 $(call obj,$(bpf_unit)): $(skel)
 $(call obj,$(bpf_unit)): CPPFLAGS += -I$(B)/bpf
-$(B)/tests/test_bpf_%: DAEMON_LIBS += -lbpf
+$(B)/tests/test_bpf_% $(B)/tests/fuzz_bpf: DAEMON_LIBS += -lbpf
 
 # Preloaded into what is tested.
 $(B)/tests/%.so: $(B)/obj/pic/tests/anomaly/%.o

@@ -40,23 +40,33 @@ static inline __attribute__((always_inline)) void bb_sip_word(struct bb_sip *s, 
 	s->a ^= m;
 }
 
+static inline __attribute__((always_inline)) void bb_sip_init(struct bb_sip *s, __u64 k0, __u64 k1)
+{
+	s->a = k0 ^ 0x736f6d6570736575ULL; /* "somepseudorandomlygeneratedbytes" */
+	s->b = k1 ^ 0x646f72616e646f6dULL;
+	s->c = k0 ^ 0x6c7967656e657261ULL;
+	s->d = k1 ^ 0x7465646279746573ULL;
+}
+
+/* bytes: of the whole message, a multiple of 8. */
+static inline __attribute__((always_inline)) __u64 bb_sip_end(struct bb_sip *s, unsigned int bytes)
+{
+	bb_sip_word(s, (__u64)(bytes & 0xff) << 56);
+	s->c ^= 0xff;
+	for (unsigned int i = 0; i < 4; i++)
+		bb_sip_round(s);
+	return s->a ^ s->b ^ s->c ^ s->d;
+}
+
 /* words: the message as little-endian 64-bit numbers, n of them. */
 static inline __attribute__((always_inline)) __u64 bb_siphash(__u64 k0, __u64 k1, const __u64 *words, unsigned int n)
 {
-	struct bb_sip s = {
-		k0 ^ 0x736f6d6570736575ULL, /* "somepseudorandomlygeneratedbytes" */
-		k1 ^ 0x646f72616e646f6dULL,
-		k0 ^ 0x6c7967656e657261ULL,
-		k1 ^ 0x7465646279746573ULL,
-	};
+	struct bb_sip s;
 
+	bb_sip_init(&s, k0, k1);
 	for (unsigned int i = 0; i < n; i++)
 		bb_sip_word(&s, words[i]);
-	bb_sip_word(&s, (__u64)(n * 8 & 0xff) << 56);
-	s.c ^= 0xff;
-	for (unsigned int i = 0; i < 4; i++)
-		bb_sip_round(&s);
-	return s.a ^ s.b ^ s.c ^ s.d;
+	return bb_sip_end(&s, n * 8);
 }
 
 #endif

@@ -7,9 +7,11 @@
  * ---------------
  * bb_cfg      bbd, through its mapping: who this host is, and the tag's key
  * bb_slabs    bbd: each slab of lent memory, as a memory-mapped array map
+ * bb_dev      bbload: the device that the programs are attached to
  * bb_policy   bbload (bbd reads it, so that both paths refuse the same)
  * bb_over     bbload and bbd: overrides, whose pages went elsewhere
- * bb_nodes    bbload: the switch's hosts, one entry each
+ * bb_nodes    bbload: at a switch its hosts, one entry each; at a host those that
+ *             overrides lead to
  * bb_adopted  bbd: extents of other nodes that live here now
  * bb_count, bb_load  the programs
  *
@@ -107,6 +109,15 @@ struct bb_steer_cfg {
 #define BB_SC_KNOWN 0x1u	/* tenant, node, port, key are valid: NDP, policy, tags */
 #define BB_SC_SERVE 0x2u	/* READs of the slabs are answered */
 
+/* --- bb_dev: one value, of the device (bbload) ------------------------------- */
+
+struct bb_dev {
+	__u8 mac[6];		/* what neighbour solicitations are answered with */
+	__u16 pad;
+	__u32 mtu;
+	__u32 ifindex;
+};
+
 /* --- bb_policy: BB_POLICY_ENTRIES values, by command ------------------------- */
 
 #define BB_POLICY_ENTRIES 128
@@ -167,6 +178,8 @@ struct bb_adopted_key {
 
 struct bb_adopted {
 	__u64 ptr;		/* where it is in our own lent memory, with generation */
+	__u32 boot;		/* of the home that it comes from: what its askers expect */
+	__u32 pad;
 };
 
 /* --- counters ----------------------------------------------------------------- */
