@@ -73,13 +73,12 @@ static __always_inline int to_node(struct xdp_md *ctx, __u16 node)
 	__builtin_memcpy(eth->h_source, to.smac, 6);
 	ip->hop_limit--;
 	bb_count_one(BB_CNT_REDIRECTED);
-	return to.ifindex == ctx->ingress_ifindex ? bb_back(ctx) : (int)bpf_redirect(to.ifindex, 0);
+	return to.ifindex == ctx->ingress_ifindex ? bb_send_back(ctx) : (int)bpf_redirect(to.ifindex, 0);
 }
 
 /* --- refusals -------------------------------------------------------------------- */
 
-static __always_inline int refuse(struct xdp_md *ctx, struct ethhdr *eth, struct bb_packet *p,
-				  const struct bb_steer_cfg *cfg, __u8 status)
+static __always_inline int refuse(struct xdp_md *ctx, struct ethhdr *eth, struct bb_packet *p, const struct bb_steer_cfg *cfg, __u8 status)
 {
 	const struct in6_addr home = p->ip.daddr;
 	const __be16 port = p->udp.source;
@@ -109,7 +108,7 @@ static __always_inline int refuse(struct xdp_md *ctx, struct ethhdr *eth, struct
 	if (!p->udp.check)
 		p->udp.check = 0xffff;
 	bb_count_one(BB_CNT_NACKED);
-	return bb_back(ctx);
+	return bb_send_back(ctx);
 }
 
 /* --- requests ------------------------------------------------------------------------ */

@@ -51,11 +51,10 @@ void map_cfg_put(struct bb_steer_cfg *cfg)
 int map_dev_set(int fd, const struct place *p)
 {
 	struct bb_dev d = { .mtu = p->mtu, .ifindex = p->ifindex };
-	const uint32_t zero = 0;
+	const __u32 zero = 0;
 
-	if (!strcmp(p->driver, "veth"))
-		d.flags = BB_DEV_REDIRECT;
 	memcpy(d.mac, p->mac, sizeof(d.mac));
+	d.flags = p->redirect ? BB_DEV_REDIRECT : 0;
 	return bpf_map_update_elem(fd, &zero, &d, BPF_ANY) ? -errno : 0;
 }
 

@@ -86,13 +86,13 @@ struct {
 	__type(value, __u64);
 } bb_count SEC(".maps");
 
-/* The verdict that sends the packet back by the device that it came in by. */
-static __always_inline int bb_back(struct xdp_md *ctx)
+/* The packet goes back by the device that it came from. */
+static __always_inline int bb_send_back(struct xdp_md *ctx)
 {
 	const __u32 zero = 0;
-	const struct bb_dev *d = bpf_map_lookup_elem(&bb_dev, &zero);
+	const struct bb_dev *dev = bpf_map_lookup_elem(&bb_dev, &zero);
 
-	return d && d->flags & BB_DEV_REDIRECT ? (int)bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
+	return dev && dev->flags & BB_DEV_REDIRECT ? (int)bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
 }
 
 static __always_inline void bb_count_one(__u32 which)

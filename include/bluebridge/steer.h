@@ -119,9 +119,9 @@ struct bb_dev {
 };
 
 /*
- * A veth (native mode): XDP_TX does not wake a peer that has no XDP program, and
- * the frame lies there until the next one comes. A redirect to the device itself
- * does, if the peer takes frames at all: by an XDP program, or with GRO on.
+ * Answers go back by a redirect to the device that asked: what XDP_TX gives to a
+ * veth waits there for the next packet unless its other end has an XDP program;
+ * what is redirected needs only GRO at that end.
  */
 #define BB_DEV_REDIRECT 0x1u
 
