@@ -113,10 +113,17 @@ struct bb_steer_cfg {
 
 struct bb_dev {
 	__u8 mac[6];		/* what neighbour solicitations are answered with */
-	__u16 pad;
+	__u16 flags;		/* BB_DEV_* */
 	__u32 mtu;
 	__u32 ifindex;
 };
+
+/*
+ * A veth (native mode): XDP_TX does not wake a peer that has no XDP program, and
+ * the frame lies there until the next one comes. A redirect to the device itself
+ * does, if the peer takes frames at all: by an XDP program, or with GRO on.
+ */
+#define BB_DEV_REDIRECT 0x1u
 
 /* --- bb_policy: BB_POLICY_ENTRIES values, by command ------------------------- */
 
