@@ -288,6 +288,7 @@ static int fill_maps(struct attach *a, const char *maps)
 		return -EIO;
 	cfg->version = BB_STEER_VERSION;
 	map_cfg_put(cfg);
+	a->p->redirect = place_redirects(a->p, mode_name[a->mode]);
 	if (map_dev_fill(maps, a->p) || (a->kind == KIND_SWITCH && map_port(maps, a->p->ifindex, true))) {
 		bb_error("%s: cannot fill the maps in %s: %m", a->p->dev, maps);
 		return -EIO;
@@ -309,7 +310,7 @@ static int hook_with(struct attach *a, const char *maps, bool may_retry)
 	}
 	if (ret)
 		return ret;
-	ret = hook_all(a, HOOK_XDP);
+	ret = a->mode == MODE_TC ? 0 : hook_all(a, HOOK_XDP);
 	if (ret && ret != -EBUSY && ret != -EEXIST && may_retry) {
 		bb_warn("%s: generic mode, slower than native: %s", name_of(a->b, a->p->dev), why_no_xdp(a->p, ret));
 		return -EAGAIN;
@@ -348,6 +349,10 @@ static int attach_modes(struct attach *a, const char *maps)
 {
 	enum mode now = mode_now(a), want = a->b->mode;
 	int ret;
+
+	/* Between veths tcx is quicker: XDP would copy each packet (bb_switch.bpf.c has the figures). */
+	if (want == MODE_AUTO && now == MODE_AUTO && a->kind == KIND_SWITCH && !strcmp(a->p->driver, "veth"))
+		want = MODE_TC;
 
 	if (now != MODE_AUTO && want != MODE_AUTO && want != now) {
 		bb_warn("%s: from %s to %s mode: for a moment nothing is attached", a->p->dev, mode_name[now], mode_name[want]);
@@ -422,6 +427,10 @@ int bbload_attach(struct bbload *b, int argc, char **argv)
 		kind++;
 	if (argc != 1 || kind == KIND_MAX) {
 		bb_error("attach wants host, switch or client%s%s", argc == 1 ? ", not " : "", argc == 1 ? argv[0] : "");
+		return BBLOAD_USAGE;
+	}
+	if (b->mode == MODE_TC && kind != KIND_SWITCH) {
+		bb_error("--mode tc is of a switch: a %s has programs at XDP", kind_name[kind]);
 		return BBLOAD_USAGE;
 	}
 	if (!b->ndevs || (b->ndevs > 1 && kind != KIND_SWITCH)) {

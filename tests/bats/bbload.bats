@@ -15,6 +15,7 @@ setup() {
 	ip netns add "$B"
 	# No duplicate address detection: addresses do not come while a test looks.
 	for ns in "$A" "$B"; do
+		# shellcheck disable=SC2016 # for the inner shell
 		in_ns "$ns" sh -c 'for c in all default; do echo 0 >/proc/sys/net/ipv6/conf/$c/accept_dad; done'
 	done
 	ip -n "$A" link add eth0 mtu 9000 type veth peer name eth0 mtu 9000 netns "$B"
@@ -38,7 +39,7 @@ teardown() {
 
 bbload() { "$BUILD/bbload" "$@"; }
 attach() { bbload attach host --dev eth0 --netns "$A" "$@"; }
-detach() { bbload detach --dev eth0 --netns "$A" "$@"; }
+detach() { bbload detach --dev eth0 --netns "$A"; }
 in_ns() { nsenter --net="/run/netns/$1" "${@:2}"; }
 
 # All of the host that attach could change, at both ends; and our pins.
@@ -340,7 +341,7 @@ killed_at() {
 	ip -n "$A" link del eth0
 	run bbload gc
 	expect_output "n$INO:eth0"
-	[[ ! $(ip -n "$A" -6 rule | grep 'lookup 100') ]] || fail "the rule is still there"
+	! ip -n "$A" -6 rule | grep 'lookup 100' || fail "the rule is still there"
 	[[ ! $(ip -n "$A" -6 route show table 100) ]] || fail "the route is still there"
 	run detach
 	expect_status 0
@@ -371,7 +372,7 @@ killed_at() {
 	ip -n "$A" link set eth9 name eth0
 	ip -n "$A" link set eth0 up
 	in_ns "$A" ethtool -k eth0 | grep -q '^tx-checksumming: on' || fail "checksums are still off"
-	[[ ! $(ip -n "$A" -6 rule | grep 'lookup 100') ]] || fail "the rule is still there"
+	! ip -n "$A" -6 rule | grep 'lookup 100' || fail "the rule is still there"
 }
 
 # --- what it says --------------------------------------------------------------------------
@@ -390,7 +391,7 @@ says() {
 	in_ns "$A" ip link set dev eth0 xdp object "$BATS_TEST_TMPDIR/x.o" section xdp.frags
 	says 1 "another XDP program is there (someone_else, id " attach host --dev eth0 --netns "$A"
 	[[ ! -e $FS/n$INO:eth0 && ! -e $FS.state/n$INO:eth0.json ]] || fail "something is left"
-	[[ ! $(ip -n "$A" -6 rule | grep 'lookup 100') ]] || fail "the rule was set"
+	! ip -n "$A" -6 rule | grep 'lookup 100' || fail "the rule was set"
 	in_ns "$A" ip link set dev eth0 xdp off
 	attach
 }
@@ -507,8 +508,8 @@ says() {
 	page=$(sed 's/\\//g' "$TOP/man/bbload.8")
 	while IFS= read -r word; do
 		grep -qE -- "^\.[A-Z]+ .*--$word\b" <<<"$page" || fail "man/bbload.8 says nothing of --$word"
-	done < <(bbload --help | sed -n 's/^\(-[a-z], \)\?--\([a-z-]*\).*/\2/p')
-	(($(bbload --help | grep -cE '^(-[a-z], )?--') >= 14)) || fail "the help has too few"
+	done < <(bbload --help | sed -n 's/^  \(-[a-z], \)\?--\([a-z-]*\).*/\2/p')
+	(($(bbload --help | grep -cE '^  (-[a-z], )?--') >= 14)) || fail "the help has too few"
 	while IFS= read -r word; do
 		bbload --help | grep -qE -- "--$word\b" || fail "bbload has no --$word"
 	done < <(sed -n '/^\.TP/{n;s/^\.[A-Z]* .*--\([a-z-]*\).*/\1/p}' <<<"$page")

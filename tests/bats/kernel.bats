@@ -72,7 +72,7 @@ more_than() { (($(kernel_reads) > $1)); }
 @test "a program's pages come out of the kernel, beside writes" {
 	local before
 
-	rack_up 2
+	rack_up 2 --host-programs off
 	attach h2
 	eventually 5 state_is h2 serves
 	before=$(net h2 '.server.commands.read // 0') || :
@@ -95,7 +95,7 @@ more_than() { (($(kernel_reads) > $1)); }
 }
 
 @test "MTU 1500: four packets a page" {
-	rack_up 2 --mtu 1500
+	rack_up 2 --mtu 1500 --host-programs off
 	attach h2
 	eventually 5 state_is h2 serves
 	run paged --size 64M --seconds 3
@@ -106,7 +106,7 @@ more_than() { (($(kernel_reads) > $1)); }
 }
 
 @test "--kernel off: bbd serves, and says why" {
-	rack_up 2 --bbd-args "--kernel off"
+	rack_up 2 --host-programs off --bbd-args "--kernel off"
 	attach h2
 	run paged --size 48M --seconds 1
 	expect_status 0
@@ -119,7 +119,7 @@ more_than() { (($(kernel_reads) > $1)); }
 @test "bbd of the memory host is killed: READs go on, without it" {
 	local at
 
-	rack_up 2
+	rack_up 2 --host-programs off
 	attach h2
 	eventually 5 state_is h2 serves
 	# Only reads, of what was written before.
@@ -140,7 +140,7 @@ more_than() { (($(kernel_reads) > $1)); }
 }
 
 @test "SIGKILL again and again under reads and writes: nothing lost, nothing torn" {
-	rack_up 2
+	rack_up 2 --host-programs off
 	attach h2
 	eventually 5 state_is h2 serves
 	touching 14 --threads 2
@@ -157,7 +157,7 @@ more_than() { (($(kernel_reads) > $1)); }
 @test "upgraded, stopped and started" {
 	local pid
 
-	rack_up 2
+	rack_up 2 --host-programs off
 	attach h2
 	eventually 5 state_is h2 serves
 	touching 10
@@ -176,7 +176,7 @@ more_than() { (($(kernel_reads) > $1)); }
 @test "attached and detached under load: bbd takes over, every byte right" {
 	local at
 
-	rack_up 2
+	rack_up 2 --host-programs off
 	touching 14 --threads 2
 	some_reads() { net h2 '.server.commands.read > 1000' >/dev/null; }
 	eventually 20 some_reads
@@ -200,7 +200,7 @@ more_than() { (($(kernel_reads) > $1)); }
 @test "an orderly end takes the memory out of the kernel" {
 	local pid
 
-	rack_up 2
+	rack_up 2 --host-programs off
 	attach h2
 	eventually 5 state_is h2 serves
 	run paged --size 48M --seconds 1
