@@ -20,7 +20,9 @@
  *
  * Checksum: a request that comes from this machine (veth) has the sum of its
  * pseudo-header alone, and the kernel adds the rest where it must. Its answer is
- * made in the same way. A request with a whole sum gets one.
+ * made in the same way. A request with a whole sum gets one. A program cannot ask
+ * which of both it is; where the field could be either, about one in 65,536, the
+ * request is left to bbd: asked again it would be the same.
  */
 #include "maps.h"
 #include "packet.h"
@@ -325,7 +327,7 @@ static __always_inline int look(struct __sk_buff *skb, struct request *q)
 	const __u32 zero = 0;
 	const struct bb_steer_cfg *cfg;
 	struct bb_gptr dst, src;
-	__u32 len;
+	__u32 len, sum;
 
 	if ((void *)(p + 1) > (void *)(long)skb->data_end) {
 		if (bpf_skb_pull_data(skb, HDRS))
@@ -368,7 +370,10 @@ static __always_inline int look(struct __sk_buff *skb, struct request *q)
 	q->tenant = src.tenant;
 	q->pages = len >> BB_PAGE_SHIFT;
 	q->small = p->h.flags & BB_F_SMALL;
-	q->partial = p->udp.check == (__u16)bb_fold(bb_pseudo(p));
+	sum = bb_fold(bb_pseudo(p));
+	q->partial = p->udp.check == (__u16)sum;
+	if (q->partial && bb_fold(bb_sum(&p->udp, sizeof(p->udp) + sizeof(p->h), sum)) == 0xffff)
+		goto up;
 	__builtin_memcpy(&q->eth, eth, sizeof(q->eth));
 	__builtin_memcpy(&q->p, p, sizeof(q->p));
 	return 0;
@@ -385,8 +390,8 @@ int bb_read(struct __sk_buff *skb)
 	struct request *q;
 	int act;
 
-	/* What is longer carries something. */
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) || skb->len != HDRS)
+	/* What is longer carries something. A tag of 802.1Q has left the frame by now. */
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) || skb->len != HDRS || skb->vlan_present)
 		return NEXT;
 	s = bpf_map_lookup_elem(&bb_scratch, &zero);
 	if (!s)
