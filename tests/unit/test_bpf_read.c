@@ -306,6 +306,55 @@ static void test_torn(void **state)
 	bb_read__destroy(careless);
 }
 
+/* As bbd does when it comes and goes: the key is there, and is not. */
+static void *turncoat(void *arg)
+{
+	struct bb_steer_cfg *c = arg;
+
+	for (unsigned int n = 0; !atomic_load(&stop); n++) {
+		const bool away = n & 1;
+
+		__atomic_store_n(&c->serial, c->serial | 1, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&c->k0, away ? 0 : key.k0, __ATOMIC_RELAXED);
+		__atomic_store_n(&c->k1, away ? 0 : key.k1, __ATOMIC_RELAXED);
+		__atomic_store_n(&c->flags, away ? 0 : BB_SC_KNOWN | BB_SC_SERVE, __ATOMIC_RELEASE);
+		__atomic_store_n(&c->serial, c->serial + 1, __ATOMIC_SEQ_CST);
+		for (volatile int i = 0; i < 100; i++)
+			;
+	}
+	return NULL;
+}
+
+/* Half a configuration is none: a good request is answered or goes up, whatever bbd does meanwhile. */
+static void test_half_configured(void **state)
+{
+	const uint64_t end = bb_now_ns() + 5000000000ULL, dropped = count(BB_CNT_DROP_TAG);
+	struct bb_steer_cfg *c = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(b->maps.bb_cfg), 0);
+	unsigned int answered = 0, up = 0;
+	pthread_t t;
+
+	assert_true(c != MAP_FAILED);
+	atomic_store(&stop, false);
+	assert_int_equal(pthread_create(&t, NULL, turncoat, c), 0);
+	make(&in, ASK());
+	for (unsigned int i = 0; i < 300000 && bb_now_ns() < end; i++) {
+		int ret = run(&in);
+
+		if (ret == REDIRECTED) {
+			answered++;
+			check_answer(ASK(), 5);
+		} else {
+			up += ret == PASS;
+		}
+	}
+	atomic_store(&stop, true);
+	pthread_join(t, NULL);
+	munmap(c, 4096);
+	print_message("while bbd came and went: %u answered, %u left to it\n", answered, up);
+	assert_int_equal(count(BB_CNT_DROP_TAG), dropped);
+	assert_true(answered > 20 && up > 20);
+}
+
 /* What it costs others. */
 static void test_cost(void **state)
 {
@@ -325,7 +374,8 @@ int main(void)
 		cmocka_unit_test_setup(test_answers, set_up),	   cmocka_unit_test_setup(test_left_to_bbd, set_up),
 		cmocka_unit_test_setup(test_untouched, set_up),	   cmocka_unit_test_setup(test_tags, set_up),
 		cmocka_unit_test_setup(test_adopted, set_up),	   cmocka_unit_test_setup(test_writers, set_up),
-		cmocka_unit_test_setup(test_torn, set_up),	   cmocka_unit_test_setup(test_cost, set_up),
+		cmocka_unit_test_setup(test_torn, set_up),	   cmocka_unit_test_setup(test_half_configured, set_up),
+		cmocka_unit_test_setup(test_cost, set_up),
 	};
 
 	return cmocka_run_group_tests(tests, set_up_all, NULL);
