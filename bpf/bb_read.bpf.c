@@ -33,7 +33,7 @@
 #define HDRS BB_PACKET_BYTES
 #define SUM_STEP 512 /* bytes that bpf_csum_diff() takes before Linux 6.13 */
 
-/* 1: a page is answered without looking whether it was torn, for the test of the test. */
+/* For the test of the test. Bit 0: nobody looks for a writer before the copy; 1: nor after it. */
 const volatile __u32 bb_read_careless;
 
 struct page_copy {
@@ -118,14 +118,14 @@ static __always_inline int page_begin(struct page *pg)
 {
 	pg->count = *pg->seq;
 	bb_barrier();
-	return bb_read_careless || !(pg->count & BB_SEQ_WRITERS);
+	return bb_read_careless & 1 || !(pg->count & BB_SEQ_WRITERS);
 }
 
 /* Return: whether what was read since is one page. */
 static __always_inline int page_whole(const struct page *pg)
 {
 	bb_barrier();
-	return bb_read_careless || (*pg->seq == pg->count && *pg->word == pg->was && *pg->serial == pg->serial_was);
+	return bb_read_careless & 2 || (*pg->seq == pg->count && *pg->word == pg->was && *pg->serial == pg->serial_was);
 }
 
 /* --- answers ------------------------------------------------------------------- */
