@@ -140,12 +140,15 @@ static __always_inline int request(struct xdp_md *ctx, struct ethhdr *eth, struc
 	pol = bpf_map_lookup_elem(&bb_policy, &cmd);
 	if (!pol)
 		return XDP_PASS;
+	/* The new owner speaks to the home itself. */
+	to = bb_override(dst);
+	if (to == cfg->node || !bb_gptr_decode(&p->ip.saddr, &src) || src.node == to)
+		to = 0;
 	/* READ is looked at twice only where it is not to be served. */
-	if (bare && (!reads || pol->action != BB_ACT_FORWARD || !(cfg->flags & BB_SC_SERVE)) &&
+	if (bare && (to || !reads || pol->action != BB_ACT_FORWARD || !(cfg->flags & BB_SC_SERVE)) &&
 	    bb_packet_tag(p, cfg->k0, cfg->k1) != p->h.tag)
 		return drop(BB_CNT_DROP_TAG);
-	to = bb_override(dst);
-	if (to && to != cfg->node && bb_gptr_decode(&p->ip.saddr, &src) && src.node != to)
+	if (to)
 		return to_node(ctx, to);
 	if (dst->node != cfg->node)
 		return XDP_PASS;

@@ -5,6 +5,8 @@
  */
 #include "bpf_read.h"
 
+#include "bpf_foreign.h"
+
 static struct frame in, out;
 
 static int run_of(struct bb_read *of, const struct frame *f)
@@ -105,6 +107,75 @@ static void test_answers(void **state)
 	is_served(ASK(), 5);
 }
 
+/* Of several segments the last is the packet itself; test_bpf_cable sees the others. */
+static void last_segment(const struct ask *a, uint32_t len)
+{
+	const uint64_t served = count(BB_CNT_SERVED), segs = count(BB_CNT_SEGMENTS);
+	const unsigned int nseg = a->length / len;
+	struct in6_addr src, dst;
+	struct bb_msg m;
+
+	make(&in, a);
+	assert_int_equal(run(&in), REDIRECTED);
+	assert_int_equal(out.len, AT_HDR + 40 + len);
+	memcpy(&src, out.b + AT_IP + 8, 16);
+	memcpy(&dst, out.b + AT_IP + 24, 16);
+	assert_int_equal(bb_wire_decode(out.b + AT_HDR, out.len - AT_HDR, &m), BB_ST_OK);
+	assert_int_equal(bb_wire_reply(a->cmd, &m), BB_ST_OK);
+	assert_true(bb_wire_verify(&key, &src, &dst, src.s6_addr[6], out.b + AT_HDR, out.len - AT_HDR));
+	assert_int_equal(m.seg, nseg - 1);
+	assert_int_equal(m.nseg, nseg);
+	assert_int_equal(m.flags, len == BB_SEG_SMALL ? BB_F_SMALL : 0);
+	assert_memory_equal(m.payload, slab_page(&slab, 0) + bb_ptr_offset(a->ptr) + a->length - len, len);
+	assert_int_equal(fold(sum_of(&out, true)), 0xffff);
+	assert_int_equal(count(BB_CNT_SERVED), served + 1);
+	assert_int_equal(count(BB_CNT_SEGMENTS), segs + nseg);
+}
+
+static void test_segments(void **state)
+{
+	last_segment(ASK(.flags = BB_F_SMALL), BB_SEG_SMALL);
+	for (unsigned int n = 2; n <= 15; n++) {
+		last_segment(ASK(.cmd = BB_CMD_READ_RUN, .length = n * 4096, .ptr = bb_ptr(GEN, 0)), BB_SEG_LARGE);
+		last_segment(ASK(.cmd = BB_CMD_READ_RUN, .length = n * 4096, .ptr = bb_ptr(GEN, 0), .flags = BB_F_SMALL), BB_SEG_SMALL);
+	}
+	/* Up to the end of an extent, and of the slab. */
+	last_segment(ASK(.cmd = BB_CMD_READ_RUN, .length = 2 * 4096, .ptr = bb_ptr(GEN, 510 << 12)), BB_SEG_LARGE);
+	last_segment(ASK(.cmd = BB_CMD_READ_RUN, .length = 15 * 4096, .ptr = bb_ptr(GEN, (BB_SLAB_PAGES - 15) << 12)), BB_SEG_LARGE);
+	asked_goes_up(ASK(.cmd = BB_CMD_READ_RUN, .length = 15 * 4096, .ptr = bb_ptr(GEN, (BB_SLAB_PAGES - 14) << 12)));
+}
+
+/* What cannot be sent goes up as it came: bbd may have better luck. */
+static void test_cannot_send(void **state)
+{
+	const uint64_t segs = count(BB_CNT_SEGMENTS);
+
+	assert_int_equal(system("ip link set lo down"), 0);
+	asked_goes_up(ASK(.flags = BB_F_SMALL));
+	asked_goes_up(ASK(.cmd = BB_CMD_READ_RUN, .length = 3 * 4096, .ptr = bb_ptr(GEN, 0)));
+	assert_int_equal(count(BB_CNT_SEGMENTS), segs);
+	assert_int_equal(system("ip link set lo up && ip -6 route replace local fdbb:0:1::/48 dev lo"), 0);
+	last_segment(ASK(.flags = BB_F_SMALL), BB_SEG_SMALL);
+}
+
+/* A second slab, of the last index that there can be, and none in between. */
+static void test_slabs(void **state)
+{
+	const uint32_t last = BB_STEER_SLABS_MAX - 1;
+	const uint64_t at = (uint64_t)last << BB_STEER_SLAB_SHIFT;
+
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, at)));
+	assert_int_equal(bpf_map__update_elem(b->maps.bb_slabs, &last, sizeof(last), &slab.fd, sizeof(slab.fd), BPF_ANY), 0);
+	is_served(ASK(.ptr = bb_ptr(GEN, at)), 0);
+	is_served(ASK(.ptr = bb_ptr(GEN, at + ((BB_SLAB_PAGES - 1ULL) << 12))), BB_SLAB_PAGES - 1);
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, at - 4096)));
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, at + (1ULL << BB_STEER_SLAB_SHIFT))));
+	/* The words and counts that lie behind the pages are no pages. */
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, BB_SLAB_WORDS << 12)));
+	assert_int_equal(bpf_map__delete_elem(b->maps.bb_slabs, &last, sizeof(last), 0), 0);
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, at)));
+}
+
 static void test_left_to_bbd(void **state)
 {
 	asked_goes_up(ASK(.version = 2));
@@ -150,6 +221,11 @@ static void test_left_to_bbd(void **state)
 	goes_up(&in, 1);
 }
 
+static void foreign(const struct frame *f)
+{
+	goes_up(f, 0);
+}
+
 /* Not even counted: others' packets, and what is not READ. */
 static void test_untouched(void **state)
 {
@@ -187,6 +263,8 @@ static void test_untouched(void **state)
 			goes_up(&in, 0);
 		}
 	}
+	make(&in, ASK());
+	foreign_frames(&in, 3000, foreign);
 	/* Before bbd has said who it is, while it changes that, and where it does not want it. */
 	make(&in, ASK());
 	cfg.flags = BB_SC_KNOWN;
@@ -394,6 +472,8 @@ static void test_cost(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(test_segments, set_up),	   cmocka_unit_test_setup(test_cannot_send, set_up),
+		cmocka_unit_test_setup(test_slabs, set_up),
 		cmocka_unit_test_setup(test_answers, set_up),	   cmocka_unit_test_setup(test_left_to_bbd, set_up),
 		cmocka_unit_test_setup(test_untouched, set_up),	   cmocka_unit_test_setup(test_tags, set_up),
 		cmocka_unit_test_setup(test_adopted, set_up),	   cmocka_unit_test_setup(test_writers, set_up),
