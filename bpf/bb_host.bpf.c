@@ -139,12 +139,15 @@ static __always_inline int request(struct xdp_md *ctx, struct ethhdr *eth, struc
 	pol = bpf_map_lookup_elem(&bb_policy, &cmd);
 	if (!pol)
 		return XDP_PASS;
+	/* The new owner speaks to the home itself. */
+	to = bb_override(dst);
+	if (to == cfg->node || !bb_gptr_decode(&p->ip.saddr, &src) || src.node == to)
+		to = 0;
 	/* READ is looked at twice only where it is not to be served. */
-	if (bare && (!reads || pol->action != BB_ACT_FORWARD || !(cfg->flags & BB_SC_SERVE)) &&
+	if (bare && (to || !reads || pol->action != BB_ACT_FORWARD || !(cfg->flags & BB_SC_SERVE)) &&
 	    bb_packet_tag(p, cfg->k0, cfg->k1) != p->h.tag)
 		return drop(BB_CNT_DROP_TAG);
-	to = bb_override(dst);
-	if (to && to != cfg->node && bb_gptr_decode(&p->ip.saddr, &src) && src.node != to)
+	if (to)
 		return to_node(ctx, to);
 	if (dst->node != cfg->node)
 		return XDP_PASS;
@@ -170,23 +173,21 @@ int bb_host(struct xdp_md *ctx)
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	struct bb_packet *p = (void *)(eth + 1);
 	void *end = (void *)(long)ctx->data_end;
-	const struct bb_steer_cfg *cfg;
-	const __u32 zero = 0;
+	struct bb_steer_cfg cfg;
 	struct bb_gptr dst;
 
 	if ((void *)(&p->ip + 1) > end || eth->h_proto != bpf_htons(ETH_P_IPV6) || p->ip.version != 6)
 		return XDP_PASS;
 	if (p->ip.nexthdr != IPPROTO_ICMPV6 && (p->ip.nexthdr != IPPROTO_UDP || p->ip.daddr.s6_addr[0] != BB_SCOPE_PREFIX >> 8))
 		return XDP_PASS;
-	cfg = bpf_map_lookup_elem(&bb_cfg, &zero);
-	if (!cfg || !(cfg->flags & BB_SC_KNOWN) || *(volatile __u32 *)&cfg->serial & 1)
+	if (bb_cfg_read(&cfg, BB_SC_KNOWN))
 		return XDP_PASS;
 	if (p->ip.nexthdr == IPPROTO_ICMPV6)
-		return bb_nd(ctx, cfg);
-	if ((void *)(p + 1) > end || !bb_gptr_decode(&p->ip.daddr, &dst) || dst.tenant != cfg->tenant ||
-	    (dst.cmd & BB_CMD_REPLY) || p->udp.dest != bpf_htons(cfg->port))
+		return bb_nd(ctx, &cfg);
+	if ((void *)(p + 1) > end || !bb_gptr_decode(&p->ip.daddr, &dst) || dst.tenant != cfg.tenant ||
+	    (dst.cmd & BB_CMD_REPLY) || p->udp.dest != bpf_htons(cfg.port))
 		return XDP_PASS;
-	return request(ctx, eth, p, cfg, &dst);
+	return request(ctx, eth, p, &cfg, &dst);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

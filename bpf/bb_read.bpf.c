@@ -20,7 +20,9 @@
  *
  * Checksum: a request that comes from this machine (veth) has the sum of its
  * pseudo-header alone, and the kernel adds the rest where it must. Its answer is
- * made in the same way. A request with a whole sum gets one.
+ * made in the same way. A request with a whole sum gets one. A program cannot ask
+ * which of both it is; where the field could be either, about one in 65,536, the
+ * request is left to bbd: asked again it would be the same.
  */
 #include "maps.h"
 #include "packet.h"
@@ -31,7 +33,7 @@
 #define HDRS BB_PACKET_BYTES
 #define SUM_STEP 512 /* bytes that bpf_csum_diff() takes before Linux 6.13 */
 
-/* 1: a page is answered without looking whether it was torn, for the test of the test. */
+/* For the test of the test. Bit 0: nobody looks for a writer before the copy; 1: nor after it. */
 const volatile __u32 bb_read_careless;
 
 struct page_copy {
@@ -49,6 +51,7 @@ struct request {
 	__u8 small;
 	__u32 pages;
 	__u32 boot;
+	__u32 serial;	    /* of the configuration that it was held against */
 };
 
 /* What the stack has no room for. */
@@ -69,11 +72,10 @@ struct page {
 	const __u8 *data;
 	const volatile __u64 *word;
 	const volatile __u32 *seq;
+	const volatile __u32 *serial; /* slabs change only where this does */
 	__u64 was;
-	__u32 count;
+	__u32 count, serial_was;
 };
-
-#define barrier() asm volatile("" ::: "memory")
 
 /* --- pages -------------------------------------------------------------------- */
 
@@ -82,11 +84,14 @@ static __always_inline int page_find(const struct request *q, __u64 offset, stru
 {
 	const __u32 slab = (__u32)(offset >> BB_STEER_SLAB_SHIFT);
 	const __u32 n = (__u32)(offset >> BB_PAGE_SHIFT) & (BB_SLAB_PAGES - 1);
-	const __u32 words = BB_SLAB_WORDS, seqs = BB_SLAB_SEQS + n / BB_SEQS_A_PAGE;
+	const __u32 words = BB_SLAB_WORDS, seqs = BB_SLAB_SEQS + n / BB_SEQS_A_PAGE, zero = 0;
+	const struct bb_steer_cfg *cfg = bpf_map_lookup_elem(&bb_cfg, &zero);
 	void *map, *v;
 
-	if (offset >> BB_STEER_SLAB_SHIFT >= BB_STEER_SLABS_MAX)
+	if (!cfg || offset >> BB_STEER_SLAB_SHIFT >= BB_STEER_SLABS_MAX)
 		return -1;
+	pg->serial = &cfg->serial;
+	pg->serial_was = q->serial;
 	map = bpf_map_lookup_elem(&bb_slabs, &slab);
 	if (!map)
 		return -1;
@@ -112,15 +117,15 @@ static __always_inline int page_find(const struct request *q, __u64 offset, stru
 static __always_inline int page_begin(struct page *pg)
 {
 	pg->count = *pg->seq;
-	barrier();
-	return bb_read_careless || !(pg->count & BB_SEQ_WRITERS);
+	bb_barrier();
+	return bb_read_careless & 1 || !(pg->count & BB_SEQ_WRITERS);
 }
 
 /* Return: whether what was read since is one page. */
 static __always_inline int page_whole(const struct page *pg)
 {
-	barrier();
-	return bb_read_careless || (*pg->seq == pg->count && *pg->word == pg->was);
+	bb_barrier();
+	return bb_read_careless & 2 || (*pg->seq == pg->count && *pg->word == pg->was && *pg->serial == pg->serial_was);
 }
 
 /* --- answers ------------------------------------------------------------------- */
@@ -265,6 +270,8 @@ static long one_page(__u32 i, struct many *m)
 		}
 		if (headers(skb, q, i * parts + part, q->pages * parts, sum))
 			goto left;
+		if (i + 1 == q->pages && part + 1 == parts)
+			break; /* the last is the packet itself */
 		/* A clone each: what is written next goes to a copy of the headers' buffer. */
 		if (bpf_clone_redirect(skb, skb->ifindex, 0))
 			goto left;
@@ -285,11 +292,10 @@ static __always_inline int answer_many(struct __sk_buff *skb, struct request *q)
 		return NEXT;
 	}
 	bpf_loop(q->pages, one_page, &m, 0);
-	for (__u32 i = 0; i < 60 && i < m.sent; i++)
-		bb_count_one(BB_CNT_SEGMENTS);
+	bb_count_some(BB_CNT_SEGMENTS, m.sent + !m.left);
 	if (!m.left) {
 		bb_count_one(BB_CNT_SERVED);
-		return DROP; /* its clones have left */
+		return (int)bpf_redirect(skb->ifindex, 0);
 	}
 	/* bbd answers all of it; what has come already is not taken twice. */
 	if (bpf_skb_change_tail(skb, HDRS, 0) || bpf_skb_store_bytes(skb, 0, &q->eth, ETH_HLEN, 0) ||
@@ -317,24 +323,14 @@ static __always_inline int adopted(struct request *q, const struct bb_gptr *dst)
 	return 0;
 }
 
-/* One in 65,536 whole sums looks like that of the pseudo-header alone; but it is right. */
-static __always_inline int is_partial(const struct bb_packet *p)
-{
-	const __u64 pseudo = bb_pseudo(p);
-
-	return p->udp.check == (__u16)bb_fold(pseudo) &&
-	       bb_fold(bb_sum(&p->udp, sizeof(p->udp) + sizeof(p->h), pseudo)) != 0xffff;
-}
-
 /* Return: 0; NEXT; DROP where nobody wants it. Fills in q. */
 static __always_inline int look(struct __sk_buff *skb, struct request *q)
 {
 	const struct ethhdr *eth = (void *)(long)skb->data;
 	const struct bb_packet *p = (void *)(eth + 1);
-	const __u32 zero = 0;
-	const struct bb_steer_cfg *cfg;
+	struct bb_steer_cfg cfg;
 	struct bb_gptr dst, src;
-	__u32 len;
+	__u32 len, sum;
 
 	if ((void *)(p + 1) > (void *)(long)skb->data_end) {
 		if (bpf_skb_pull_data(skb, HDRS))
@@ -347,29 +343,28 @@ static __always_inline int look(struct __sk_buff *skb, struct request *q)
 	if (eth->h_proto != bpf_htons(ETH_P_IPV6) || p->ip.version != 6 || p->ip.nexthdr != IPPROTO_UDP ||
 	    !bb_gptr_decode(&p->ip.daddr, &dst) || (dst.cmd != BB_CMD_READ && dst.cmd != BB_CMD_READ_RUN))
 		return NEXT;
-	cfg = bpf_map_lookup_elem(&bb_cfg, &zero);
-	if (!cfg || (cfg->flags & (BB_SC_KNOWN | BB_SC_SERVE)) != (BB_SC_KNOWN | BB_SC_SERVE) ||
-	    *(volatile __u32 *)&cfg->serial & 1)
+	if (bb_cfg_read(&cfg, BB_SC_KNOWN | BB_SC_SERVE))
 		return NEXT;
 	len = bpf_ntohl(p->h.length);
-	if (p->udp.dest != bpf_htons(cfg->port) || !p->udp.source ||
+	if (p->udp.dest != bpf_htons(cfg.port) || !p->udp.source ||
 	    p->ip.payload_len != bpf_htons(sizeof(p->udp) + sizeof(p->h)) || p->udp.len != p->ip.payload_len ||
 	    p->h.version != BB_WIRE_VERSION || (p->h.flags & ~BB_F_SMALL) || p->h.status || p->h.reserved || p->h.seg ||
 	    p->h.nseg != bpf_htons(1) || !len || (len & BB_PAGE_MASK) || (dst.ptr & BB_PAGE_MASK) ||
 	    len > (dst.cmd == BB_CMD_READ ? BB_PAGE_SIZE : BB_RUN_PAGES_MAX * BB_PAGE_SIZE) ||
-	    (dst.ptr & (BB_EXTENT_SIZE - 1)) + len > BB_EXTENT_SIZE || dst.tenant != cfg->tenant ||
-	    !bb_gptr_decode(&p->ip.saddr, &src) || src.tenant != cfg->tenant || !src.node || src.node == BB_NODE_ANY)
+	    (dst.ptr & (BB_EXTENT_SIZE - 1)) + len > BB_EXTENT_SIZE || dst.tenant != cfg.tenant ||
+	    !bb_gptr_decode(&p->ip.saddr, &src) || src.tenant != cfg.tenant || !src.node || src.node == BB_NODE_ANY)
 		goto up;
-	if (bb_packet_tag(p, cfg->k0, cfg->k1) != p->h.tag) {
+	if (bb_packet_tag(p, cfg.k0, cfg.k1) != p->h.tag) {
 		bb_count_one(BB_CNT_DROP_TAG);
 		return DROP;
 	}
-	q->k0 = cfg->k0;
-	q->k1 = cfg->k1;
-	q->boot = cfg->boot;
+	q->k0 = cfg.k0;
+	q->k1 = cfg.k1;
+	q->boot = cfg.boot;
+	q->serial = cfg.serial;
 	q->gen = bb_ptr_gen(dst.ptr);
 	q->offset = bb_ptr_offset(dst.ptr);
-	if (dst.node != cfg->node && adopted(q, &dst))
+	if (dst.node != cfg.node && adopted(q, &dst))
 		goto up;
 	if (p->h.boot != bpf_htonl(q->boot))
 		goto up;
@@ -377,7 +372,10 @@ static __always_inline int look(struct __sk_buff *skb, struct request *q)
 	q->tenant = src.tenant;
 	q->pages = len >> BB_PAGE_SHIFT;
 	q->small = p->h.flags & BB_F_SMALL;
-	q->partial = is_partial(p);
+	sum = bb_fold(bb_pseudo(p));
+	q->partial = p->udp.check == (__u16)sum;
+	if (q->partial && bb_fold(bb_sum(&p->udp, sizeof(p->udp) + sizeof(p->h), sum)) == 0xffff)
+		goto up;
 	__builtin_memcpy(&q->eth, eth, sizeof(q->eth));
 	__builtin_memcpy(&q->p, p, sizeof(q->p));
 	return 0;
@@ -394,8 +392,8 @@ int bb_read(struct __sk_buff *skb)
 	struct request *q;
 	int act;
 
-	/* What is longer carries something. */
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) || skb->len != HDRS)
+	/* What is longer carries something. A tag of 802.1Q has left the frame by now. */
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) || skb->len != HDRS || skb->vlan_present)
 		return NEXT;
 	s = bpf_map_lookup_elem(&bb_scratch, &zero);
 	if (!s)

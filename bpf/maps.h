@@ -95,12 +95,40 @@ static __always_inline int bb_send_back(struct xdp_md *ctx)
 	return dev && dev->flags & BB_DEV_REDIRECT ? (int)bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
 }
 
+#define bb_barrier() asm volatile("" ::: "memory")
+
+/*
+ * A whole configuration, or none: bbd changes it under an odd serial number, and
+ * clears the key where it leaves. Return: 0; -1 where there is none.
+ */
+static __always_inline int bb_cfg_read(struct bb_steer_cfg *c, __u32 flags)
+{
+	const __u32 zero = 0;
+	const struct bb_steer_cfg *cfg = bpf_map_lookup_elem(&bb_cfg, &zero);
+	__u32 serial;
+
+	if (!cfg)
+		return -1;
+	serial = *(const volatile __u32 *)&cfg->serial;
+	if (serial & 1 || (cfg->flags & flags) != flags)
+		return -1;
+	bb_barrier();
+	*c = *cfg;
+	bb_barrier();
+	return c->serial == serial && *(const volatile __u32 *)&cfg->serial == serial && (c->flags & flags) == flags ? 0 : -1;
+}
+
+static __always_inline void bb_count_some(__u32 which, __u64 n)
+{
+	__u64 *was = bpf_map_lookup_elem(&bb_count, &which);
+
+	if (was)
+		*was += n;
+}
+
 static __always_inline void bb_count_one(__u32 which)
 {
-	__u64 *n = bpf_map_lookup_elem(&bb_count, &which);
-
-	if (n)
-		++*n;
+	bb_count_some(which, 1);
 }
 
 #endif

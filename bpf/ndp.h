@@ -39,6 +39,14 @@ static __always_inline int bb_in6_is_any(const struct in6_addr *a)
 	return !(w[0] | w[1] | w[2] | w[3]);
 }
 
+/* Nobody can be answered there: a group, or an address of one's own machine. */
+static __always_inline int bb_in6_is_no_source(const struct in6_addr *a)
+{
+	const __u32 *w = a->s6_addr32;
+
+	return a->s6_addr[0] == 0xff || (!(w[0] | w[1] | w[2]) && w[3] == bpf_htonl(1));
+}
+
 /* Of the addresses, length and next header; what it begins with. */
 static __always_inline __u64 bb_nd_pseudo(const struct ipv6hdr *ip)
 {
@@ -57,7 +65,7 @@ static __always_inline int bb_nd_valid(const struct ipv6hdr *ip, const struct bb
 	__u64 sum = bb_nd_pseudo(ip);
 	__u32 skip = 0;
 
-	if (ip->hop_limit != 255 || nd->code || len < sizeof(*nd) || (len - sizeof(*nd)) % sizeof(*o) ||
+	if (ip->hop_limit != 255 || nd->code || bb_in6_is_no_source(&ip->saddr) || len < sizeof(*nd) || (len - sizeof(*nd)) % sizeof(*o) ||
 	    len > sizeof(*nd) + ND_OPTIONS_MAX * sizeof(*o))
 		return 0;
 	/* One who has no address yet asks all that may have it. */
@@ -116,6 +124,8 @@ static __always_inline int bb_nd(struct xdp_md *ctx, const struct bb_steer_cfg *
 	target = nd->target;
 	if (!(ll[0] | ll[1] | ll[2] | ll[3] | ll[4] | ll[5]))
 		__builtin_memcpy(ll, eth->h_source, 6);
+	if (ll[0] & 1) /* many would hear it */
+		return XDP_PASS;
 	diff = (int)ND_ADVERT_BYTES - (int)(end - (void *)eth);
 	if (diff && bpf_xdp_adjust_tail(ctx, diff))
 		return XDP_PASS;

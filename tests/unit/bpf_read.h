@@ -74,7 +74,7 @@ static void page_fill(unsigned int page, uint64_t seed)
 		w[i] = seed * 0x9e3779b97f4a7c15ULL + i;
 }
 
-static struct bb_read *load(bool careless)
+static struct bb_read *load(uint32_t careless)
 {
 	struct bb_read *s = bb_read__open();
 	const uint32_t zero = 0;
@@ -101,7 +101,7 @@ static int set_up_all(void **state)
 	assert_int_equal(bb_key_derive(&key), 0);
 	cfg = (struct bb_steer_cfg){ .version = BB_STEER_VERSION, .flags = BB_SC_KNOWN | BB_SC_SERVE, .node = NODE,
 				     .port = BB_UDP_PORT, .boot = BOOT, .k0 = key.k0, .k1 = key.k1 };
-	b = load(false);
+	b = load(0);
 	assert_non_null(b);
 	return 0;
 }
@@ -186,7 +186,7 @@ static void make(struct frame *f, const struct ask *a)
 
 static atomic_bool stop;
 
-/* All words of a page are one number. Writes as bbd does. */
+/* All words of a page are one number. Writes as bbd does; now and then its CPU is taken away in the middle. */
 static void *writer(void *arg)
 {
 	uint64_t *w = (uint64_t *)slab_page(&slab, 5);
@@ -195,8 +195,11 @@ static void *writer(void *arg)
 	for (uint64_t v = 1; !atomic_load(&stop); v++) {
 		atomic_fetch_add(seq, BB_SEQ_BEGIN);
 		atomic_thread_fence(memory_order_seq_cst);
-		for (unsigned int i = 0; i < 512; i++)
+		for (unsigned int i = 0; i < 512; i++) {
 			__atomic_store_n(&w[i], v, __ATOMIC_RELAXED);
+			if (i == 255 && !(v & 255))
+				usleep(50);
+		}
 		atomic_thread_fence(memory_order_seq_cst);
 		atomic_fetch_add(seq, BB_SEQ_END);
 		/* As often as not somebody finds it in peace. */

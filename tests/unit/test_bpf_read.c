@@ -5,6 +5,8 @@
  */
 #include "bpf_read.h"
 
+#include "bpf_foreign.h"
+
 static struct frame in, out;
 
 static int run_of(struct bb_read *of, const struct frame *f)
@@ -105,19 +107,73 @@ static void test_answers(void **state)
 	is_served(ASK(), 5);
 }
 
-/* A whole sum that looks like the one that the kernel completes: the answer has a whole one all the same. */
-static void test_sum_by_chance(void **state)
+/* Of several segments the last is the packet itself; test_bpf_cable sees the others. */
+static void last_segment(const struct ask *a, uint32_t len)
 {
-	unsigned int n = 0;
+	const uint64_t served = count(BB_CNT_SERVED), segs = count(BB_CNT_SEGMENTS);
+	const unsigned int nseg = a->length / len;
+	struct in6_addr src, dst;
+	struct bb_msg m;
 
-	for (uint64_t id = 1; id < 1000000 && n < 3; id++) {
-		make(&in, ASK(.id = id));
-		if (*(uint16_t *)(in.b + AT_UDP + 6) != fold(sum_of(&in, false)))
-			continue;
-		is_served(ASK(.id = id), 5);
-		n++;
+	make(&in, a);
+	assert_int_equal(run(&in), REDIRECTED);
+	assert_int_equal(out.len, AT_HDR + 40 + len);
+	memcpy(&src, out.b + AT_IP + 8, 16);
+	memcpy(&dst, out.b + AT_IP + 24, 16);
+	assert_int_equal(bb_wire_decode(out.b + AT_HDR, out.len - AT_HDR, &m), BB_ST_OK);
+	assert_int_equal(bb_wire_reply(a->cmd, &m), BB_ST_OK);
+	assert_true(bb_wire_verify(&key, &src, &dst, src.s6_addr[6], out.b + AT_HDR, out.len - AT_HDR));
+	assert_int_equal(m.seg, nseg - 1);
+	assert_int_equal(m.nseg, nseg);
+	assert_int_equal(m.flags, len == BB_SEG_SMALL ? BB_F_SMALL : 0);
+	assert_memory_equal(m.payload, slab_page(&slab, 0) + bb_ptr_offset(a->ptr) + a->length - len, len);
+	assert_int_equal(fold(sum_of(&out, true)), 0xffff);
+	assert_int_equal(count(BB_CNT_SERVED), served + 1);
+	assert_int_equal(count(BB_CNT_SEGMENTS), segs + nseg);
+}
+
+static void test_segments(void **state)
+{
+	last_segment(ASK(.flags = BB_F_SMALL), BB_SEG_SMALL);
+	for (unsigned int n = 2; n <= 15; n++) {
+		last_segment(ASK(.cmd = BB_CMD_READ_RUN, .length = n * 4096, .ptr = bb_ptr(GEN, 0)), BB_SEG_LARGE);
+		last_segment(ASK(.cmd = BB_CMD_READ_RUN, .length = n * 4096, .ptr = bb_ptr(GEN, 0), .flags = BB_F_SMALL), BB_SEG_SMALL);
 	}
-	assert_int_equal(n, 3);
+	/* Up to the end of an extent, and of the slab. */
+	last_segment(ASK(.cmd = BB_CMD_READ_RUN, .length = 2 * 4096, .ptr = bb_ptr(GEN, 510 << 12)), BB_SEG_LARGE);
+	last_segment(ASK(.cmd = BB_CMD_READ_RUN, .length = 15 * 4096, .ptr = bb_ptr(GEN, (BB_SLAB_PAGES - 15) << 12)), BB_SEG_LARGE);
+	asked_goes_up(ASK(.cmd = BB_CMD_READ_RUN, .length = 15 * 4096, .ptr = bb_ptr(GEN, (BB_SLAB_PAGES - 14) << 12)));
+}
+
+/* What cannot be sent goes up as it came: bbd may have better luck. */
+static void test_cannot_send(void **state)
+{
+	const uint64_t segs = count(BB_CNT_SEGMENTS);
+
+	assert_int_equal(system("ip link set lo down"), 0);
+	asked_goes_up(ASK(.flags = BB_F_SMALL));
+	asked_goes_up(ASK(.cmd = BB_CMD_READ_RUN, .length = 3 * 4096, .ptr = bb_ptr(GEN, 0)));
+	assert_int_equal(count(BB_CNT_SEGMENTS), segs);
+	assert_int_equal(system("ip link set lo up && ip -6 route replace local fdbb:0:1::/48 dev lo"), 0);
+	last_segment(ASK(.flags = BB_F_SMALL), BB_SEG_SMALL);
+}
+
+/* A second slab, of the last index that there can be, and none in between. */
+static void test_slabs(void **state)
+{
+	const uint32_t last = BB_STEER_SLABS_MAX - 1;
+	const uint64_t at = (uint64_t)last << BB_STEER_SLAB_SHIFT;
+
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, at)));
+	assert_int_equal(bpf_map__update_elem(b->maps.bb_slabs, &last, sizeof(last), &slab.fd, sizeof(slab.fd), BPF_ANY), 0);
+	is_served(ASK(.ptr = bb_ptr(GEN, at)), 0);
+	is_served(ASK(.ptr = bb_ptr(GEN, at + ((BB_SLAB_PAGES - 1ULL) << 12))), BB_SLAB_PAGES - 1);
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, at - 4096)));
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, at + (1ULL << BB_STEER_SLAB_SHIFT))));
+	/* The words and counts that lie behind the pages are no pages. */
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, BB_SLAB_WORDS << 12)));
+	assert_int_equal(bpf_map__delete_elem(b->maps.bb_slabs, &last, sizeof(last), 0), 0);
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, at)));
 }
 
 static void test_left_to_bbd(void **state)
@@ -165,6 +221,11 @@ static void test_left_to_bbd(void **state)
 	goes_up(&in, 1);
 }
 
+static void foreign(const struct frame *f)
+{
+	goes_up(f, 0);
+}
+
 /* Not even counted: others' packets, and what is not READ. */
 static void test_untouched(void **state)
 {
@@ -202,6 +263,8 @@ static void test_untouched(void **state)
 			goes_up(&in, 0);
 		}
 	}
+	make(&in, ASK());
+	foreign_frames(&in, 3000, foreign);
 	/* Before bbd has said who it is, while it changes that, and where it does not want it. */
 	make(&in, ASK());
 	cfg.flags = BB_SC_KNOWN;
@@ -274,17 +337,30 @@ static void test_writers(void **state)
 /* Return: pages that were torn of those that were answered. */
 static unsigned int torn_of(struct bb_read *of, unsigned int *answered)
 {
-	const uint64_t end = bb_now_ns() + 20000000000ULL;
+	const uint64_t end = bb_now_ns() + (of == b ? 5 : 20) * 1000000000ULL;
 	unsigned int torn = 0, n = 0;
 	const uint32_t zero = 0;
+	cpu_set_t was, one;
 	pthread_t t;
+
+	/* Only on two CPUs does one write while the other copies. */
+	assert_int_equal(sched_getaffinity(0, sizeof(was), &was), 0);
+	for (int c = 0, k = 0; c < CPU_SETSIZE && k < 2; c++) {
+		if (!CPU_ISSET(c, &was))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(c, &one);
+		if (!k++)
+			assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	}
 
 	assert_int_equal(bpf_map__update_elem(of->maps.bb_cfg, &zero, sizeof(zero), &cfg, sizeof(cfg), BPF_ANY), 0);
 	make(&in, ASK());
 	atomic_store(&stop, false);
 	memset(slab_page(&slab, 5), 0, 4096);
 	assert_int_equal(pthread_create(&t, NULL, writer, NULL), 0);
-	for (unsigned int i = 0; i < 200000 && n < 20000 && (of == b || !torn) && bb_now_ns() < end; i++) {
+	assert_int_equal(pthread_setaffinity_np(t, sizeof(one), &one), 0); /* the second, where there is one */
+	while ((of == b ? n < 20000 : !torn) && bb_now_ns() < end) {
 		const uint64_t *w = (const uint64_t *)(out.b + AT_HDR + 40);
 		uint64_t first, other = 0, v;
 
@@ -300,25 +376,84 @@ static unsigned int torn_of(struct bb_read *of, unsigned int *answered)
 	}
 	atomic_store(&stop, true);
 	pthread_join(t, NULL);
+	assert_int_equal(sched_setaffinity(0, sizeof(was), &was), 0);
 	*answered = n;
 	return torn;
 }
 
 static void test_torn(void **state)
 {
-	struct bb_read *careless = load(true);
+	/* The test sees it where either look is left out. */
+	static const struct { uint32_t careless; const char *what; } without[] = {
+		{ 3, "without both looks" }, { 1, "without the look before" }, { 2, "without the look after" },
+	};
 	unsigned int n, torn;
 
-	assert_non_null(careless);
 	torn = torn_of(b, &n);
 	print_message("%u answers beside a writer, %u torn\n", n, torn);
 	assert_true(n > 20);
 	assert_int_equal(torn, 0);
-	/* The test sees it where nobody looks at the counts. */
-	torn = torn_of(careless, &n);
-	print_message("without the counts: %u answers, %u torn\n", n, torn);
-	assert_true(torn > 0);
-	bb_read__destroy(careless);
+	for (unsigned int i = 0; i < 3; i++) {
+		struct bb_read *careless;
+
+		if (without[i].careless == 2 && sysconf(_SC_NPROCESSORS_ONLN) < 2)
+			continue; /* nobody writes while one CPU copies */
+		careless = load(without[i].careless);
+		assert_non_null(careless);
+		torn = torn_of(careless, &n);
+		print_message("%s: %u answers, %u torn\n", without[i].what, n, torn);
+		assert_true(torn > 0);
+		bb_read__destroy(careless);
+	}
+}
+
+/* As bbd does when it comes and goes: the key is there, and is not. */
+static void *turncoat(void *arg)
+{
+	struct bb_steer_cfg *c = arg;
+
+	for (unsigned int n = 0; !atomic_load(&stop); n++) {
+		const bool away = n & 1;
+
+		__atomic_store_n(&c->serial, c->serial | 1, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&c->k0, away ? 0 : key.k0, __ATOMIC_RELAXED);
+		__atomic_store_n(&c->k1, away ? 0 : key.k1, __ATOMIC_RELAXED);
+		__atomic_store_n(&c->flags, away ? 0 : BB_SC_KNOWN | BB_SC_SERVE, __ATOMIC_RELEASE);
+		__atomic_store_n(&c->serial, c->serial + 1, __ATOMIC_SEQ_CST);
+		for (volatile int i = 0; i < 100; i++)
+			;
+	}
+	return NULL;
+}
+
+/* Half a configuration is none: a good request is answered or goes up, whatever bbd does meanwhile. */
+static void test_half_configured(void **state)
+{
+	const uint64_t end = bb_now_ns() + 5000000000ULL, dropped = count(BB_CNT_DROP_TAG);
+	struct bb_steer_cfg *c = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(b->maps.bb_cfg), 0);
+	unsigned int answered = 0, up = 0;
+	pthread_t t;
+
+	assert_true(c != MAP_FAILED);
+	atomic_store(&stop, false);
+	assert_int_equal(pthread_create(&t, NULL, turncoat, c), 0);
+	make(&in, ASK());
+	for (unsigned int i = 0; i < 300000 && bb_now_ns() < end; i++) {
+		int ret = run(&in);
+
+		if (ret == REDIRECTED) {
+			answered++;
+			check_answer(ASK(), 5);
+		} else {
+			up += ret == PASS;
+		}
+	}
+	atomic_store(&stop, true);
+	pthread_join(t, NULL);
+	munmap(c, 4096);
+	print_message("while bbd came and went: %u answered, %u left to it\n", answered, up);
+	assert_int_equal(count(BB_CNT_DROP_TAG), dropped);
+	assert_true(answered > 20 && up > 20);
 }
 
 /* What it costs others. */
@@ -337,11 +472,13 @@ static void test_cost(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(test_segments, set_up),	   cmocka_unit_test_setup(test_cannot_send, set_up),
+		cmocka_unit_test_setup(test_slabs, set_up),
 		cmocka_unit_test_setup(test_answers, set_up),	   cmocka_unit_test_setup(test_left_to_bbd, set_up),
-		cmocka_unit_test_setup(test_sum_by_chance, set_up),
 		cmocka_unit_test_setup(test_untouched, set_up),	   cmocka_unit_test_setup(test_tags, set_up),
 		cmocka_unit_test_setup(test_adopted, set_up),	   cmocka_unit_test_setup(test_writers, set_up),
-		cmocka_unit_test_setup(test_torn, set_up),	   cmocka_unit_test_setup(test_cost, set_up),
+		cmocka_unit_test_setup(test_torn, set_up),	   cmocka_unit_test_setup(test_half_configured, set_up),
+		cmocka_unit_test_setup(test_cost, set_up),
 	};
 
 	return cmocka_run_group_tests(tests, set_up_all, NULL);
