@@ -23,6 +23,7 @@
 #include "net/peers.h"
 #include "net/server.h"
 #include "pager/pager.h"
+#include "steer/steer.h"
 
 #define BB_PROGRAMS_MAX 256
 
@@ -32,6 +33,7 @@ struct bb_control {
 	struct bb_keep *keep;
 	struct bb_home *home;	  /* NULL: nothing lent */
 	struct bb_server *server; /* NULL: embedded */
+	struct bb_steer *steer;	  /* NULL: embedded, no --dev, --kernel off */
 	struct bb_pager *pagers[BB_PAGERS_MAX];
 	unsigned int npagers, next_pager;
 	const char *key_file;
@@ -67,6 +69,8 @@ void bb_control_reckon(struct bb_control *c);
 extern const char *const bb_control_status[BB_ST_MAX];
 extern const char *const bb_control_command[BB_CONTROL_COMMANDS]; /* NULL: no command */
 
+/* What bbload attached, as of now, with why it does not serve. Return: its state in a word. */
+const char *bb_control_kernel(struct bb_control *c, struct bb_steer_stats *s);
 /* One request. may_set: the caller may change things. Return: a new reference. */
 json_t *bb_control_answer(struct bb_control *c, json_t *request, bool may_set);
 
