@@ -5,8 +5,8 @@
  * compares every byte. Whether bbd answers over there or its kernel cannot be
  * told from here: the driver asks the other host's counters.
  *
- *	net_read --key FILE --node N --to M [--ops N] [--depth N] [--spin US]
- *		 [--bare [--small] [--gro]]
+ *	net_read --key FILE --node N --to M [--ops N] [--pages N] [--depth N]
+ *		 [--spin US] [--bare [--small] [--gro]]
  *
  * N is the host that it runs on, M the one that is asked. It waits as bbd's
  * pager does: it looks, yields its CPU between empty looks, and sleeps after
@@ -34,7 +34,8 @@
 #include "net/peers.h"
 #include "wire.h"
 
-#define PAGES 64U
+#define BATCH ((unsigned int)BB_BATCH_PAGES_MAX)
+#define PAGES_MAX (BB_CREATE_MAX * BB_EXTENT_PAGES)
 #define DEPTH_MAX 64U
 #define INDEX 78U /* in the own address, where bbd has the number of a pager */
 #define SETUP_NS 20000000000ULL
@@ -44,19 +45,19 @@ const char *const bench_name = "net_read";
 
 static const char *key;
 static uint64_t ops = 20000, spin_us = 50;
-static unsigned int own, to, depth = 1;
+static unsigned int own, to, depth = 1, npages = BATCH, nextents;
 static bool bare, small, gro;
 
 static struct bb_peers *peers;
 static struct bb_peers_config cfg = { .port = BB_UDP_PORT };
 static struct bb_net *net;
-static uint64_t extent, rng = 1, lost;
+static uint64_t extent[BB_CREATE_MAX], rng = 1, lost;
 static uint32_t boot;
 static struct samples samples;
 
 static uint64_t page_ptr(unsigned int page)
 {
-	return extent + page * PAGE;
+	return extent[page / BB_EXTENT_PAGES] + page % BB_EXTENT_PAGES * PAGE;
 }
 
 /* --- by the daemon's client -------------------------------------------------- */
@@ -107,30 +108,46 @@ static void ask(struct bb_net_req *r, const char *what)
 		fail("%s at host %u: status %u", what, to, r->status);
 }
 
+static void write_pages(unsigned int from, unsigned int n)
+{
+	static uint8_t data[BB_BATCH_PAGES_MAX][PAGE];
+	struct bb_net_page pages[BB_BATCH_PAGES_MAX];
+	struct bb_net_req w = {
+		.cmd = BB_CMD_WRITE, .node = (uint16_t)to, .boot = boot, .npages = n, .pages = pages,
+	};
+
+	for (unsigned int i = 0; i < n; i++) {
+		words_fill(data[i], WORDS, mix(page_ptr(from + i)));
+		pages[i] = (struct bb_net_page){ page_ptr(from + i), data[i] };
+	}
+	ask(&w, "WRITE");
+}
+
 static void setup(void)
 {
-	struct bb_net_req c = { .cmd = BB_CMD_CREATE, .node = (uint16_t)to, .len = 1 }, w;
-	static uint8_t data[PAGES][PAGE];
-	struct bb_net_page pages[PAGES];
+	const unsigned int want = (npages + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
 
-	ask(&c, "CREATE");
-	extent = c.ptrs[0];
-	boot = c.new_boot;
-	for (unsigned int i = 0; i < PAGES; i++) {
-		words_fill(data[i], WORDS, mix(page_ptr(i)));
-		pages[i] = (struct bb_net_page){ page_ptr(i), data[i] };
+	while (nextents < want) {
+		struct bb_net_req c = { .cmd = BB_CMD_CREATE, .node = (uint16_t)to, .len = want - nextents };
+
+		ask(&c, "CREATE");
+		memcpy(extent + nextents, c.ptrs, c.nptrs * sizeof(*extent));
+		nextents += c.nptrs;
+		boot = c.new_boot;
 	}
-	w = (struct bb_net_req){
-		.cmd = BB_CMD_WRITE, .node = (uint16_t)to, .boot = boot, .npages = PAGES, .pages = pages,
-	};
-	ask(&w, "WRITE");
+	for (unsigned int i = 0; i < npages; i += BATCH)
+		write_pages(i, npages - i < BATCH ? npages - i : BATCH);
 }
 
 static void cleanup(void)
 {
-	struct bb_net_req d = { .cmd = BB_CMD_DELETE, .node = (uint16_t)to, .boot = boot, .ptr = extent };
+	while (nextents) {
+		struct bb_net_req d = {
+			.cmd = BB_CMD_DELETE, .node = (uint16_t)to, .boot = boot, .ptr = extent[--nextents],
+		};
 
-	ask(&d, "DELETE");
+		ask(&d, "DELETE");
+	}
 }
 
 static void check(const void *data, unsigned int page)
@@ -141,6 +158,7 @@ static void check(const void *data, unsigned int page)
 
 struct slot {
 	struct bb_net_req req;
+	unsigned int page;
 	uint64_t begin;
 };
 
@@ -157,7 +175,7 @@ static void read_done(struct bb_net_req *r)
 		fail("READ at host %u: status %u", to, r->status);
 	if (answered >= ops / 20) /* the first are warm-up */
 		samples_add(&samples, now - s->begin);
-	check(r->data, (unsigned int)((r->ptr - extent) / PAGE));
+	check(r->data, s->page);
 	answered++;
 	if (depth > 1 && submitted < ops)
 		read_submit(s);
@@ -166,10 +184,11 @@ static void read_done(struct bb_net_req *r)
 static void read_submit(struct slot *s)
 {
 	submitted++;
+	s->page = (unsigned int)random_below(&rng, npages);
 	s->begin = bb_now_ns();
 	s->req = (struct bb_net_req){
-		.cmd = BB_CMD_READ, .node = (uint16_t)to, .boot = boot, .ptr = page_ptr((unsigned int)random_below(&rng, PAGES)),
-		.len = PAGE, .deadline = s->begin + SETUP_NS, .done = read_done, .user = s,
+		.cmd = BB_CMD_READ, .node = (uint16_t)to, .boot = boot,
+		.ptr = page_ptr(s->page), .len = PAGE, .deadline = s->begin + SETUP_NS, .done = read_done, .user = s,
 	};
 	bb_net_submit(net, &s->req);
 }
@@ -306,20 +325,22 @@ static const uint8_t *bare_read(int fd, const struct request *r)
 static void measure_bare(void)
 {
 	const struct bb_gptr g = { .tenant = cfg.tenant, .node = (uint16_t)own, .ptr = INDEX };
-	static struct request request[PAGES];
 	struct in6_addr self;
 	int fd;
 
 	bb_gptr_encode(&g, &self);
 	fd = bare_socket();
 	bare_source(&self);
-	for (unsigned int i = 0; i < PAGES; i++)
-		bare_seal(&request[i], &self, i);
 	for (uint64_t i = 0; i < ops; i++) {
-		const unsigned int page = (unsigned int)random_below(&rng, PAGES);
-		const uint64_t t = bb_now_ns();
-		const uint8_t *data = bare_read(fd, &request[page]);
-		const uint64_t took = bb_now_ns() - t;
+		const unsigned int page = (unsigned int)random_below(&rng, npages);
+		static struct request request;
+		const uint8_t *data;
+		uint64_t t, took;
+
+		bare_seal(&request, &self, page);
+		t = bb_now_ns();
+		data = bare_read(fd, &request);
+		took = bb_now_ns() - t;
 
 		if (!data) {
 			if (++lost > 10)
@@ -340,7 +361,7 @@ static void options(int argc, char **argv)
 	static const struct option table[] = {
 		{ "key", 1, NULL, 'k' },   { "node", 1, NULL, 'n' }, { "to", 1, NULL, 't' },	{ "ops", 1, NULL, 'o' },
 		{ "depth", 1, NULL, 'd' }, { "spin", 1, NULL, 's' }, { "bare", 0, NULL, 'b' },	{ "small", 0, NULL, 'm' },
-		{ "gro", 0, NULL, 'g' },   { 0 },
+		{ "gro", 0, NULL, 'g' },   { "pages", 1, NULL, 'p' }, { 0 },
 	};
 	int c;
 
@@ -367,6 +388,9 @@ static void options(int argc, char **argv)
 		case 'b':
 			bare = true;
 			break;
+		case 'p':
+			npages = (unsigned int)arg_size("--pages", optarg);
+			break;
 		case 'm':
 			small = true;
 			break;
@@ -377,7 +401,7 @@ static void options(int argc, char **argv)
 			exit(2);
 		}
 	}
-	if (optind < argc || !key || !own || !to || own == to || !ops || !depth || depth > DEPTH_MAX || (bare && depth > 1))
+	if (optind < argc || !key || !own || !to || own == to || !ops || !npages || npages > PAGES_MAX || !depth || depth > DEPTH_MAX || (bare && depth > 1))
 		bad_option("an argument", "expected --key FILE --node N --to M, two hosts");
 }
 
