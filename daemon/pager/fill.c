@@ -363,6 +363,7 @@ int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx,
 	p->use[rx].busy++;
 	p->refs++;
 	p->fills++;
+	__builtin_prefetch(&p->hash[page]); /* it is held against what comes */
 	submit(f);
 	return 0;
 }
