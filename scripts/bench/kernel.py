@@ -31,6 +31,7 @@ ROUNDS = int(os.environ.get("BB_BENCH_ROUNDS", "9"))
 OPS = 3000
 DEPTH_OPS = 20000
 CPU_READS = 100000
+COLD_PAGES = 16384
 MTUS = (9000, 1500)
 
 # name: how they are joined, programs at the hosts, microseconds that bbd polls
@@ -235,20 +236,28 @@ def rows(names):
 
 
 class Floors:
-    """As remote.Floors, the round trip being that of a bare READ answered by the kernel."""
+    """As remote.Floors, the round trip being that of a bare READ answered by the kernel.
+
+    It reads as many pages at random as no cache holds: the program's are as cold.
+    What it takes where they are warm is in warm_ns.
+    """
 
     uffd = staticmethod(remote.Floors.uffd)
 
     def __init__(self, r):
         self.rack = r
+        self.warm_ns = {}
 
     def udp(self, client, server):
         self.rack.pin("h2", server)
         out = {}
+        base = [built("bench/net_read"), "--key", self.rack.key, "--node", "1", "--to", "2", "--bare", "--ops", str(remote.FLOOR_OPS)]
+        warm = []
         for args in bare_args(self.rack.mtu):
-            cmd = [built("bench/net_read"), "--key", self.rack.key, "--node", "1", "--to", "2", "--bare", *args, "--ops",
-                   str(remote.FLOOR_OPS)]
-            out[" ".join(["bare", *args])] = call_json(self.rack.command("h1", cmd), "net_read", 60, cpus=client)["round_trip"]
+            cmd = self.rack.command("h1", [*base, *args])
+            warm.append(call_json(cmd, "net_read", 60, cpus=client)["round_trip"]["p50"])
+            out[" ".join(["bare", *args])] = call_json([*cmd, "--pages", str(COLD_PAGES)], "net_read", 60, cpus=client)["round_trip"]
+        add(self.warm_ns, "free" if len(client) > 1 else "one" if client == server else "split", min(warm))
         return out
 
 
@@ -260,13 +269,17 @@ def fault_at(mtu):
         prog = remote.Program(r)
         prog.tell("rand 8000 0")
         before = r.ask("h2", "net.show")
-        out = remote.latency(r, prog, Floors(r), ROUNDS)
+        floors = Floors(r)
+        out = remote.latency(r, prog, floors, ROUNDS)
         after = r.ask("h2", "net.show")
         prog.tell("check", 120)
         bbd = after["server"]["commands"].get("read", 0) - before["server"]["commands"].get("read", 0)
         kernel = after["kernel"]["served"] - before["kernel"]["served"]
         if bbd * 50 > kernel:
             raise Failed(f"bbd has answered {bbd} READs, the kernel {kernel}: this is not its latency")
+        for placement, o in out.items():
+            o["warm_floor_ns"] = median(floors.warm_ns[placement])
+            o["ratio_warm"] = round(o["median_fault_ns"] / (o["uffd_floor_ns"] + o["warm_floor_ns"]), 3)
         return out
     finally:
         if prog:
@@ -281,5 +294,7 @@ def fault_rows(names):
     for name, placement, goal in ((FAULT_NAMES[0], "split", 1.15), (FAULT_NAMES[1], "free", None)):
         if name in names:
             out.append(remote.fault_row(name, placement, goal, lat))
+            warm = lat[MTUS[0]][placement]
+            out[-1]["detail"]["note"] += f"; floor of warm pages {us([warm['warm_floor_ns']])}: {warm['ratio_warm']:.2f}"
             out[-1]["detail"]["seconds"] = round(time.monotonic() - t, 1)
     return out
