@@ -132,8 +132,8 @@ def a_round(hosts, placement, mtu, o, turn):
         add(o, "switch" if name == "kernel" else name, round(o[f"bare_{name}_ns"][-1] / o["bare_cable_ns"][-1], 3))
 
 
-def at_mtu(mtu, rounds):
-    hosts, out = {}, {}
+def at_mtu(mtu, rounds, names):
+    hosts, out, cpu, others = {}, {}, {}, {}
     try:
         for name in RACKS:
             hosts[name] = Hosts(name, mtu)
@@ -141,13 +141,13 @@ def at_mtu(mtu, rounds):
             for placement in placements():
                 progress(f"kernel: MTU {mtu}, round {i + 1} of {rounds}, {placement}")
                 a_round(hosts, placement, mtu, out.setdefault(placement, {}), i)
-        cpu = {}
-        for i in range(3 if mtu == MTUS[0] else 1):
-            progress(f"kernel-cpu: MTU {mtu}, {i + 1}")
-            for name, spin in (("user-asleep", "0"), ("user-polling", "50"), ("kernel", "50")):
-                add(cpu, name, hosts[name].cpu("two", "--spin", spin))
-        progress(f"kernel-others: MTU {mtu}")
-        others = foreign.measure(hosts, mtu)
+        if "kernel-cpu" in names and mtu == MTUS[0]:
+            for name, spin, times in (("user-asleep", "0", 1), ("user-polling", "50", 1), ("kernel", "50", 3)):
+                progress(f"kernel-cpu: {name}")
+                cpu[name] = [hosts[name].cpu("two", "--spin", spin) for _ in range(times)]
+        if "kernel-others" in names:
+            progress(f"kernel-others: MTU {mtu}")
+            others = foreign.measure(hosts, mtu)
         return out, cpu, others
     finally:
         for h in hosts.values():
@@ -189,7 +189,7 @@ def cpu_row(got):
     cpu = got[MTUS[0]][1]
     kernel, asleep, polling = (median(cpu[n]) for n in ("kernel", "user-asleep", "user-polling"))
     return row(
-        "kernel-cpu", kernel / min(asleep, polling), "ratio", 0.01, reads=CPU_READS, mtu9000=cpu, mtu1500=got[MTUS[1]][1],
+        "kernel-cpu", kernel / min(asleep, polling), "ratio", 0.01, reads=CPU_READS, cpu_ns=cpu,
         note=f"bbd's CPU time over {CPU_READS} READs: {kernel / 1e6:.1f} ms in the kernel, {asleep / 1e6:.0f} ms served by a "
              f"bbd that sleeps, {polling / 1e6:.0f} that polls",
     )
@@ -216,7 +216,8 @@ def others_row(got):
 
 def rows(names):
     t = time.monotonic()
-    got = {m: at_mtu(m, ROUNDS if any(not n.startswith(("kernel-cpu", "kernel-others")) for n in names) else 1) for m in MTUS}
+    alone = all(n in ("kernel-cpu", "kernel-others") for n in names)
+    got = {m: at_mtu(m, 0 if alone else ROUNDS, names) for m in MTUS}
     make = {
         NAMES[0]: lambda: read_row(NAMES[0], "one", 2, got),
         NAMES[1]: lambda: read_row(NAMES[1], "two", 5, got),
