@@ -29,6 +29,7 @@ fill_switch() {
 attach_switch() {
 	local k devs=() wanted=$switch
 
+	[[ $wanted != cable ]] || return 0
 	switch=bridge switch_why='as asked for'
 	[[ $wanted != bridge ]] || return 0
 	for ((k = 1; k <= n; k++)); do devs+=(--dev "p$k"); done

@@ -145,7 +145,14 @@ int bb_sock_recv(struct bb_sock_ring *r, int fd)
 	 * A lone packet is handed on before the kernel is asked for a second:
 	 * finding nothing would cost it some hundred nanoseconds.
 	 */
-	n = recvmmsg(fd, r->msg, r->more ? r->n : 1, MSG_DONTWAIT, NULL);
+	if (r->more) {
+		n = recvmmsg(fd, r->msg, r->n, MSG_DONTWAIT, NULL);
+	} else {
+		const ssize_t len = recvmsg(fd, &r->msg[0].msg_hdr, MSG_DONTWAIT);
+
+		r->msg[0].msg_len = (unsigned int)len;
+		n = len < 0 ? -1 : 1;
+	}
 	r->more = n > 0;
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;

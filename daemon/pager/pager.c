@@ -294,8 +294,13 @@ static void *loop(void *arg)
 			take_inbox(pg);
 		if (poll_all(pg)) {
 			last = pg->now;
-			/* A program that was woken on this CPU goes on at once. */
-			breathe(pg);
+			/*
+			 * A program that was woken on this CPU goes on at once,
+			 * unless it has: then its next fault is what is waited for.
+			 */
+			if (!pg->gave_way)
+				breathe(pg);
+			pg->gave_way = false;
 		} else if (pg->now - last > pg->cfg.spin_us * 1000ULL) {
 			sleep_until_work(pg);
 		} else if (await_reply(pg)) {

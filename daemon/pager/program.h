@@ -250,6 +250,7 @@ struct bb_pager {
 	uint64_t started;
 	uint64_t now;		/* of this round of the loop */
 	bool shares_cpu;	/* somebody else runs on this thread's CPU */
+	bool gave_way;		/* a program ran on it as soon as its page was there */
 	uint16_t suspect;	/* the node that last let a deadline pass; 0: none */
 	uint64_t *slow_until;	/* by node: reads go to the other copy; see replica.c */
 	uint64_t *dead_until;	/* by node: writes do not wait for it */

@@ -15,8 +15,12 @@ SPIN_US = 50
 
 
 class Rack:
-    def __init__(self, mtu, hosts=2, name="", env=None):
-        """name tells racks of one MTU apart; env is for its bbds, on top of ours."""
+    def __init__(self, mtu, hosts=2, name="", env=None, switch="bridge", programs=False, spin=SPIN_US):
+        """name tells racks of one MTU apart; env is for its bbds, on top of ours.
+
+        A plain bridge unless said otherwise: the switch program forwards pages
+        more quickly than the packets of the bare loops that they are held against.
+        """
         if os.geteuid():
             raise Skipped("network namespaces need root")
         self.mtu = mtu
@@ -28,7 +32,8 @@ class Rack:
         progress(f"rack of {hosts} hosts, MTU {mtu}")
         call(
             [*self.base, "--mtu", str(mtu), "--lend", "1G", "--owner", str(os.getpid()),
-             "--bbd-args", f"--spin {SPIN_US}", "up", str(hosts)],
+             "--switch", switch, "--host-programs", "on" if programs else "off",
+             "--bbd-args", f"--spin {spin}", "up", str(hosts)],
             "bbrack up", env=environment(**(env or {})),
         )
         try:
@@ -39,6 +44,10 @@ class Rack:
 
     def down(self):
         subprocess.run([*self.base, "down"], stdin=subprocess.DEVNULL, check=False, timeout=60)
+
+    @property
+    def key(self):
+        return os.path.join(os.path.dirname(os.path.dirname(self.host["h1"]["socket"])), "key")
 
     def command(self, host, cmd):
         return [*self.base, "run", host, "--", *cmd]
