@@ -22,7 +22,7 @@
 #define CONFIG_FILE "/etc/bluebridge/bbd.conf"
 
 enum { O_NODE, O_TENANT, O_DEV, O_PEER, O_NO_DISCOVER, O_NO_ROUTES, O_PORT, O_LEND, O_STORE, O_QUOTA, O_LOCAL, O_SOCKET,
-       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_REPLICAS, O_KEEP, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
+       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_REPLICAS, O_KEEP, O_KERNEL, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
        O_LOG, O_VERSION, O_HELP, O_MAX };
 
 const struct bb_option_desc bb_config_table[] = {
@@ -46,6 +46,7 @@ const struct bb_option_desc bb_config_table[] = {
 	[O_DEADLINE] = { "deadline", "MSEC", "5000", "after that a page that cannot be had raises SIGBUS" },
 	[O_REPLICAS] = { "replicas", "N", "1", "copies of each page at different hosts: 1 or 2" },
 	[O_KEEP] = { "keep", "SECONDS", "60", "for so long memory outlives a bbd that is killed; 0: not (embedded: 0)" },
+	[O_KERNEL] = { "kernel", "auto|off", "auto", "whether programs that bbload attached serve lent memory" },
 	[O_NO_PREFETCH] = { "no-prefetch", NULL, NULL, "fetch no page ahead" },
 	[O_NO_FILTER] = { "no-filter", NULL, NULL, "do not filter the system calls of bbd's own threads" },
 	[O_EMBEDDED] = { "embedded", NULL, NULL, "no network: only this host's own memory or --store" },
@@ -213,6 +214,11 @@ static int set(struct bb_config *c, int o, const char *v, const char *where)
 		c->keep_ms = (uint32_t)n * 1000;
 		c->keep_set = true;
 		return 0;
+	case O_KERNEL:
+		if (strcmp(v, "auto") && strcmp(v, "off"))
+			return bad(where, name, v, "auto or off");
+		c->kernel = *v == 'a';
+		return 0;
 	case O_NO_PREFETCH:
 		c->prefetch = false;
 		return 0;
@@ -321,7 +327,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 
 	memset(c, 0, sizeof(*c));
 	c->port = BB_UDP_PORT;
-	c->discover = c->routes = c->prefetch = c->filter = true;
+	c->discover = c->routes = c->prefetch = c->filter = c->kernel = true;
 	c->socket = BB_SOCKET_DEFAULT;
 	c->key = NULL;
 	c->pagers = 1;

@@ -53,12 +53,14 @@ static const char control[] = "accept4 readlink readlinkat openat fstatfs unlink
 			      "ftruncate dup ";
 /* connect: of a socket that sends nothing, to ask for the MTU of a path. */
 static const char pager[] = "connect preadv2 ";
+/* The pins are looked at by stat(2); maps are made, read and filled. */
+static const char steer[] = "bpf stat statx ";
 /* Discovery: a socket that asks the kernel for a route, the interfaces' names. */
 static const char server[] = "bind connect uname ";
 /* Names of peers: the C library's resolver, in a thread of its own. */
 static const char names[] = "openat stat access faccessat readlink set_robust_list rseq statx pread64 fstatfs "
 			    "getpeername getdents64 prctl ";
-/* Nobody but an intruder makes these in a thread that has an allow-list. */
+/* Nobody but an intruder makes these in a thread that has an allow-list (bpf: but steer). */
 static const char foreign[] =
 	"execve execveat fork vfork ptrace process_vm_readv process_vm_writev pidfd_getfd mount umount2 move_mount "
 	"open_tree fsopen pivot_root chroot setns unshare init_module finit_module delete_module kexec_load "
@@ -68,7 +70,7 @@ static const char foreign[] =
 static const char not_main[] = "ptrace process_vm_readv process_vm_writev pidfd_getfd personality keyctl add_key "
 			       "request_key ";
 
-static const char *const role_name[] = { "main", "control", "pager", "server", "scrubber" };
+static const char *const role_name[] = { "main", "control", "pager", "server", "scrubber", "steer" };
 static const char *call_name[CALLS];
 static bool is_foreign[CALLS];
 static _Atomic bool said[BB_ROLE_MAX][CALLS];
@@ -239,6 +241,8 @@ static int add_role(scmp_filter_ctx f, enum bb_role role, const struct bb_rights
 	r = first(r, seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_EQ, (uint64_t)getpid())));
 	if (role == BB_ROLE_CONTROL)
 		return first(r, add_list(f, SCMP_ACT_ALLOW, control));
+	if (role == BB_ROLE_STEER)
+		return first(r, add_list(f, SCMP_ACT_ALLOW, steer));
 	r = first(r, add_list(f, SCMP_ACT_ALLOW, home));
 	if (cfg->store) {
 		r = first(r, add_list(f, SCMP_ACT_ALLOW, store));

@@ -23,6 +23,7 @@
 #include "control/notify.h"
 #include "keep/keep.h"
 #include "home/home.h"
+#include "home/slab.h"
 #include "log.h"
 #include "options.h"
 #include "rights.h"
@@ -237,12 +238,7 @@ out:
 /* A bbd that could not start must not take its predecessor's memory with it. */
 static bool is_worth_keeping(struct bb_keep *keep)
 {
-	static const char *const kinds[] = { BB_KEPT_PROGRAMS, "home.slab.", "home.file." };
-
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
-		if (bb_keep_list(keep, kinds[i], NULL, 0))
-			return true;
-	return false;
+	return bb_keep_list(keep, BB_KEPT_PROGRAMS, NULL, 0) || bb_slabs_kept(keep);
 }
 
 /* Does another bbd go on from here? SIGINT and SIGHUP end it all. */
@@ -266,6 +262,32 @@ static bool leaves(struct bb_control *c, int sig)
 	return true;
 }
 
+/* Does this bbd have to do with what bbload attaches? */
+static bool steers(const struct bb_config *cfg)
+{
+	return cfg->kernel && cfg->dev && !cfg->embedded;
+}
+
+static int start_steer(struct bb_control *c, const struct bb_peers_config *pc)
+{
+	const struct bb_steer_config sc = {
+		.dev = c->cfg->dev,
+		.tenant = pc->tenant,
+		.node = pc->node,
+		.port = pc->port,
+		.boot = pc->boot,
+		.k0 = pc->key.k0,
+		.k1 = pc->key.k1,
+		.home = c->home,
+		.store = c->cfg->store,
+	};
+	int r = bb_steer_start(&c->steer, &sc);
+
+	if (r < 0)
+		bb_error("steer: cannot start (%s)", strerrordesc_np(-r));
+	return r;
+}
+
 static void limit_rights(const struct bb_config *cfg)
 {
 	struct bb_rights_config rc = {
@@ -273,6 +295,7 @@ static void limit_rights(const struct bb_config *cfg)
 		.routes = !cfg->embedded && cfg->routes,
 		.network = !cfg->embedded,
 		.low_port = !cfg->embedded && cfg->port < 1024,
+		.kernel = steers(cfg),
 		.store = cfg->store,
 	};
 
@@ -349,7 +372,7 @@ int main(int argc, char **argv)
 	sigaddset(&blocked, SIGUSR2);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	/* What a bbd before has lent is served, whether or not more is lent. */
-	if (cfg.lend || bb_keep_list(c.keep, "home.slab.", NULL, 0) || bb_keep_list(c.keep, "home.file.", NULL, 0)) {
+	if (cfg.lend || bb_slabs_kept(c.keep)) {
 		struct bb_home_config hc = { .lend = cfg.lend, .store = cfg.store, .quota = cfg.quota, .keep = c.keep };
 
 		r = bb_home_new(&c.home, &hc);
@@ -359,11 +382,18 @@ int main(int argc, char **argv)
 		}
 		bb_peers_own(c.peers, cfg.lend, cfg.lend);
 	}
+	/* Before anybody is told that we are here: an earlier bbd's pages are served no more. */
+	if (steers(&cfg)) {
+		r = start_steer(&c, &pc);
+		if (r < 0)
+			goto out;
+	}
 	if (!cfg.embedded) {
 		struct bb_server_config sc = {
 			.cpu = cfg.ncpus ? cfg.cpus[cfg.ncpus - 1] : -1,
 			.spin_us = cfg.spin_us,
 			.keep = c.keep,
+			.policy = c.steer ? bb_steer_policy(c.steer) : NULL,
 		};
 
 		if (!cfg.dev && !cfg.npeers)
@@ -391,6 +421,7 @@ out:
 		bb_pager_stop(c.pagers[i], leave);
 	if (c.server)
 		bb_server_stop(c.server, leave);
+	bb_steer_stop(c.steer, leave || (status && is_worth_keeping(c.keep)));
 	if (c.peers)
 		bb_peers_free(c.peers);
 	if (c.home)

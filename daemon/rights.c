@@ -15,6 +15,12 @@
 
 #include "log.h"
 
+/* Newer than some headers. */
+#ifndef CAP_PERFMON
+#define CAP_PERFMON 38
+#define CAP_BPF 39
+#endif
+
 /*
  * Sanitizers map, open and start what they like while they write a report, so
  * builds with them are not filtered. This is the only place that knows.
@@ -32,11 +38,13 @@ static const char *_Atomic filter = "off (it was not started)";
 /* What a thread of this role may use (effective), or hand on (permitted). */
 static uint64_t wanted(enum bb_role role, bool permitted)
 {
-	const uint64_t admin = 1ULL << CAP_NET_ADMIN;
+	const uint64_t admin = 1ULL << CAP_NET_ADMIN, bpf = 1ULL << CAP_BPF | 1ULL << CAP_PERFMON;
 	uint64_t caps = 0;
 
+	if (config.kernel && (role == BB_ROLE_STEER || (role == BB_ROLE_MAIN && permitted)))
+		caps |= bpf;
 	if (role != BB_ROLE_MAIN && role != BB_ROLE_SERVER)
-		return 0;
+		return caps;
 	if (config.routes)
 		caps |= admin;
 	if (role == BB_ROLE_MAIN && permitted && config.network)
@@ -87,7 +95,7 @@ void bb_rights_start(const struct bb_rights_config *cfg)
 
 void bb_rights_thread(enum bb_role role)
 {
-	static const char *const name[] = { "main", "control", "pager", "server", "scrubber" };
+	static const char *const name[] = { "main", "control", "pager", "server", "scrubber", "steer" };
 	static _Atomic bool warned;
 	int r;
 

@@ -8,11 +8,14 @@
  *	pager	  none				allow-list
  *	control	  none				allow-list
  *	scrubber  none				allow-list
+	steer	  CAP_BPF, CAP_PERFMON		allow-list, the only one with bpf
  *
  * Names of peers are looked up in threads that the server starts: they have its
  * rights. Main only waits, and sees no byte from outside. It keeps CAP_NET_ADMIN among
- * its permitted ones unless bbd is embedded, and CAP_NET_BIND_SERVICE for a port
- * below 1024: the bbd that follows by an upgrade in place can have no more.
+ * its permitted ones unless bbd is embedded, CAP_NET_BIND_SERVICE for a port
+ * below 1024, and what steer has where there is one: the bbd that follows by an
+ * upgrade in place can have no more. (CAP_PERFMON: without it the kernel makes
+ * maps twice as large, against Spectre; no call that it opens is on the list.)
  * Pointer addresses need none: IPV6_FREEBIND and IPV6_PKTINFO are free.
  *
  * A call outside of a thread's list is refused with EPERM and named once on
@@ -34,6 +37,7 @@ enum bb_role {
 	BB_ROLE_PAGER,
 	BB_ROLE_SERVER,
 	BB_ROLE_SCRUBBER,
+	BB_ROLE_STEER,
 	BB_ROLE_MAX,
 };
 
@@ -42,6 +46,7 @@ struct bb_rights_config {
 	bool routes;	/* CAP_NET_ADMIN goes on being used */
 	bool network;	/* not embedded */
 	bool low_port;	/* below 1024 */
+	bool kernel;	/* maps of BPF programs are filled */
 	bool store;	/* slabs are files, made as they are needed */
 	bool names;	/* of peers, to be looked up while it runs */
 };

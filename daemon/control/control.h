@@ -23,6 +23,7 @@
 #include "net/peers.h"
 #include "net/server.h"
 #include "pager/pager.h"
+#include "steer/steer.h"
 
 #define BB_PROGRAMS_MAX 256
 
@@ -32,6 +33,7 @@ struct bb_control {
 	struct bb_keep *keep;
 	struct bb_home *home;	  /* NULL: nothing lent */
 	struct bb_server *server; /* NULL: embedded */
+	struct bb_steer *steer;	  /* NULL: embedded, no --dev, --kernel off */
 	struct bb_pager *pagers[BB_PAGERS_MAX];
 	unsigned int npagers, next_pager;
 	const char *key_file;

@@ -25,14 +25,17 @@
  * memory has been given back. So after a SIGKILL it is enough to forget the
  * readers, to let what was dying be scrubbed, and to count again (restore()).
  *
+ * In slabs that are maps the kernel serves READs by itself, without a reference:
+ * each extent's word there (bluebridge/steer.h) is set after LIVE, and cleared
+ * before LIVE is left; writers count in each page that they touch. Since LIVE
+ * stands for what should be published, a restart does that again from the table.
+ *
  * Lock order: one mutex (create, delete's books, the lists), nothing else. It
  * is not held while memory is given back.
  */
-#include "home.h"
+#include "home_impl.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -44,9 +47,6 @@
 #include "keep/keep.h"
 #include "log.h"
 #include "rights.h"
-#include "slab.h"
-
-enum { X_FREE, X_LIVE, X_DYING, X_DIRTY };
 
 #define NONE 0xffffffffu
 #define SPIN_ROUNDS 2000
@@ -60,40 +60,6 @@ enum { X_FREE, X_LIVE, X_DYING, X_DIRTY };
  * extents that were given out only.
  */
 #define TABLE_EXTENTS (1u << 25)
-
-/* Kept: see BB_KEEP_LAYOUT (main.c). 0: never given out. */
-struct extent {
-	_Atomic uint64_t word;
-	uint32_t boot;	/* incarnation of the node that created it; 0: not known */
-	uint32_t next;	/* free or dirty list; made again after a restart */
-	uint16_t tenant;
-	uint16_t node;
-	uint8_t shared;
-};
-
-struct bb_home {
-	struct bb_slabs slabs;
-	struct extent *extents;
-	uint32_t nextents; /* that may be created */
-	uint32_t bound;	   /* that may exist: a predecessor may have lent more */
-	uint64_t quota;	   /* extents a node; 0: none */
-
-	pthread_mutex_t lock;
-	pthread_cond_t dirt;	  /* there is something to scrub, or the end */
-	pthread_cond_t clean;	  /* an extent was scrubbed */
-	pthread_t scrubber;
-	bool stop;
-	uint32_t free_head, dirty_head;
-	uint32_t scrubbing;	  /* extents between the two lists */
-	uint32_t next_new;	  /* extents from here on were never given out */
-	uint64_t live;
-	uint64_t taken;		  /* live and dying: not to be had by a create */
-	uint32_t owned[1 << 16];  /* extents, by node */
-	uint64_t full_until;
-
-	_Atomic uint64_t reads, writes, creates, deletes;
-	_Atomic uint64_t refused[BB_ST_MAX];
-};
 
 static uint64_t word_make(uint16_t gen, unsigned int state, uint32_t readers)
 {
@@ -207,20 +173,39 @@ static uint16_t random_gen(void)
 	return gen ? gen : 1;
 }
 
-/* Makes lists and counts from what a predecessor left. */
+static void publish(struct bb_home *h, uint32_t i)
+{
+	const struct extent *x = &h->extents[i];
+
+	bb_slabs_publish(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT,
+			 bb_xw(word_gen(atomic_load(&x->word)), x->tenant, x->node, x->shared));
+}
+
+static void unpublish(struct bb_home *h, uint32_t i)
+{
+	bb_slabs_publish(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT, 0);
+}
+
+/* Makes lists and counts from what a predecessor left. The kernel may be serving it. */
 static void restore(struct bb_home *h)
 {
 	const uint64_t grown = h->slabs.grown >> BB_EXTENT_SHIFT;
 
-	for (h->next_new = (uint32_t)grown; h->next_new; h->next_new--)
+	bb_slabs_settle(&h->slabs);
+	for (h->next_new = (uint32_t)grown; h->next_new; h->next_new--) {
 		if (atomic_load(&h->extents[h->next_new - 1].word))
 			break;
+		unpublish(h, h->next_new - 1);
+	}
 	for (uint32_t i = h->next_new; i--;) {
 		struct extent *x = &h->extents[i];
 		uint64_t w = atomic_load(&x->word);
 
+		if (word_state(w) != X_LIVE)
+			unpublish(h, i);
 		switch (word_state(w)) {
 		case X_LIVE:
+			publish(h, i);
 			atomic_store(&x->word, word_make(word_gen(w), X_LIVE, 0));
 			h->owned[x->node]++;
 			h->live++;
@@ -299,8 +284,11 @@ void bb_home_free(struct bb_home *h)
 	free(h);
 }
 
-/* Takes an extent off the free list or out of new slabs. Lock held. Return: index or NONE. */
-static uint32_t take(struct bb_home *h)
+/*
+ * Takes an extent off the free list or out of new slabs. Lock held. Return:
+ * index or NONE; *soon: the next slab is being made.
+ */
+static uint32_t take(struct bb_home *h, bool *soon)
 {
 	uint32_t i = h->free_head;
 	int ret;
@@ -316,7 +304,10 @@ static uint32_t take(struct bb_home *h)
 		return NONE;
 	if ((uint64_t)h->next_new << BB_EXTENT_SHIFT >= atomic_load(&h->slabs.grown)) {
 		ret = bb_slabs_grow(&h->slabs);
+		*soon = ret == -EAGAIN;
 		if (ret) {
+			if (*soon)
+				return NONE;
 			errno = -ret;
 			bb_warn_once("cannot make another slab of memory to lend: %m; CREATE is refused until it can");
 			h->full_until = bb_now_ns() + FULL_NS;
@@ -330,6 +321,7 @@ static uint32_t take(struct bb_home *h)
 
 uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags, uint64_t *ptr)
 {
+	bool soon = false;
 	struct extent *x;
 	uint16_t gen;
 	uint32_t i;
@@ -341,10 +333,15 @@ uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags,
 	if (h->quota && h->owned[who.node] >= h->quota)
 		goto nospace;
 again:
-	i = take(h);
+	i = take(h, &soon);
+	bb_home_look_ahead(h, soon);
 	if (i == NONE) {
-		if (scrub_one(h) || wait_for_scrub(h))
+		if (scrub_one(h) || (!soon && wait_for_scrub(h)))
 			goto again;
+		if (soon) {
+			pthread_mutex_unlock(&h->lock);
+			return refuse(h, BB_ST_BUSY);
+		}
 		goto nospace;
 	}
 	x = &h->extents[i];
@@ -371,6 +368,7 @@ again:
 	gen = word_gen(atomic_load_explicit(&x->word, memory_order_relaxed));
 	*ptr = bb_ptr(gen, (uint64_t)i << BB_EXTENT_SHIFT);
 	atomic_store_explicit(&x->word, word_make(gen, X_LIVE, 0), memory_order_release);
+	publish(h, i);
 	pthread_mutex_unlock(&h->lock);
 	atomic_fetch_add_explicit(&h->creates, 1, memory_order_relaxed);
 	return BB_ST_OK;
@@ -409,6 +407,13 @@ static bool kill_extent(struct bb_home *h, struct extent *x, uint16_t gen)
 {
 	uint64_t w = atomic_load_explicit(&x->word, memory_order_acquire);
 
+	if (word_state(w) != X_LIVE || word_gen(w) != gen)
+		return false;
+	/*
+	 * Nobody else leaves LIVE meanwhile, so nothing is withdrawn in vain. First
+	 * of all, since from DYING on the bytes may become another's at any time.
+	 */
+	unpublish(h, (uint32_t)(x - h->extents));
 	do {
 		if (word_state(w) != X_LIVE || word_gen(w) != gen)
 			return false;
@@ -484,19 +489,25 @@ uint8_t bb_home_get(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uin
 							memory_order_acquire));
 	status = rights(x, who, write);
 	if (status != BB_ST_OK) {
-		bb_home_put(h, ptr);
+		bb_home_put(h, ptr, len, false);
 		return refuse(h, status);
 	}
 	atomic_fetch_add_explicit(write ? &h->writes : &h->reads, 1, memory_order_relaxed);
+	if (write)
+		bb_slabs_seq(&h->slabs, offset, len, BB_SEQ_BEGIN);
 	*data = h->slabs.base + offset;
 	return BB_ST_OK;
 }
 
-void bb_home_put(struct bb_home *h, uint64_t ptr)
+void bb_home_put(struct bb_home *h, uint64_t ptr, uint32_t len, bool write)
 {
-	const uint32_t i = (uint32_t)(bb_ptr_offset(ptr) >> BB_EXTENT_SHIFT);
-	uint64_t w = atomic_fetch_sub_explicit(&h->extents[i].word, 1, memory_order_acq_rel);
+	const uint64_t offset = bb_ptr_offset(ptr);
+	const uint32_t i = (uint32_t)(offset >> BB_EXTENT_SHIFT);
+	uint64_t w;
 
+	if (write)
+		bb_slabs_seq(&h->slabs, offset, len, BB_SEQ_END);
+	w = atomic_fetch_sub_explicit(&h->extents[i].word, 1, memory_order_acq_rel);
 	if (word_state(w) == X_DYING && word_readers(w) == 1)
 		try_release(h, i);
 }
@@ -551,6 +562,10 @@ void bb_home_stats(struct bb_home *h, struct bb_home_stats *out)
 	out->lent = (uint64_t)h->nextents << BB_EXTENT_SHIFT;
 	out->used = h->taken << BB_EXTENT_SHIFT;
 	out->extents = h->live;
+	out->grown = atomic_load(&h->slabs.grown);
+	out->mapped = 0;
+	for (uint64_t i = 0; bb_slabs_next_map(&h->slabs, &i) >= 0; i++)
+		out->mapped += BB_SLAB_SIZE;
 	/* A full disk: do not announce what cannot be had. */
 	if ((h->full_until && bb_now_ns() < h->full_until) || out->lent < out->used)
 		out->lent = out->used;

@@ -32,6 +32,7 @@ struct bb_home_config {
 struct bb_home_stats {
 	uint64_t lent, used;	/* bytes; lent is what can be had: less while the store is full, never less than used */
 	uint64_t extents;
+	uint64_t grown, mapped;	/* bytes of slabs, and of those that are maps */
 	uint64_t reads, writes, creates, deletes;
 	uint64_t refused[BB_ST_MAX];
 };
@@ -60,11 +61,13 @@ uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags,
 uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr);
 
 /*
- * A window on len bytes at ptr, within one extent; until the matching _put the
- * memory stays. read: for READ, else for WRITE.
+ * A window on len bytes at ptr, within one extent; until the matching _put, with
+ * the same ptr, len and write, the memory stays. write: for WRITE, else for READ.
+ * Nobody writes but between the two: that is how the kernel, which serves
+ * READs beside us, knows of it.
  */
 uint8_t bb_home_get(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uint32_t len, bool write, void **data);
-void bb_home_put(struct bb_home *h, uint64_t ptr);
+void bb_home_put(struct bb_home *h, uint64_t ptr, uint32_t len, bool write);
 
 /*
  * Frees what a node owns: what it created as who.boot, or all of it where that
@@ -77,5 +80,30 @@ uint64_t bb_home_lent_out(struct bb_home *h, uint16_t own);
 uint64_t bb_home_owned(struct bb_home *h, uint16_t node);
 
 void bb_home_stats(struct bb_home *h, struct bb_home_stats *out);
+
+/* --- slabs that the kernel reads as well (daemon/steer/) ---------------------- */
+
+/*
+ * Who makes the maps for new slabs: it is told to by wake(), in any thread, with
+ * the home's lock held; it claims one, makes a map as bluebridge/steer.h has
+ * it, and gives that. Until then a CREATE that needs it is BUSY.
+ */
+struct bb_home_maker {
+	void (*wake)(void *arg);
+	void *arg;
+};
+
+/* From now on new slabs are maps; NULL: no longer. What is there stays. */
+void bb_home_maps(struct bb_home *h, const struct bb_home_maker *maker);
+/* Return: true: the caller makes slab number *index. */
+bool bb_home_claim(struct bb_home *h, uint64_t *index);
+/*
+ * The map that was claimed, all zeros; negative: it could not be made, and the
+ * slab will be one that bbd alone serves. Return: 0, and the descriptor is the
+ * home's; or -errno, and it counts as not made.
+ */
+int bb_home_give(struct bb_home *h, uint64_t index, int fd);
+/* The next slab from *index on that is a map. Return: its descriptor, the home's; -1: none. */
+int bb_home_next_map(struct bb_home *h, uint64_t *index);
 
 #endif

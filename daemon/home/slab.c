@@ -46,9 +46,20 @@ static int store_file(int dir)
 	return -errno;
 }
 
-static void slab_name(char name[BB_KEEP_NAME], bool file, uint64_t index)
+static const char *const kind_name[BB_SLAB_KINDS] = { "home.slab.", "home.file.", "home.map." };
+
+static void slab_name(char name[BB_KEEP_NAME], enum bb_slab_kind kind, uint64_t index)
 {
-	snprintf(name, BB_KEEP_NAME, "home.%s.%llu", file ? "file" : "slab", (unsigned long long)index);
+	snprintf(name, BB_KEEP_NAME, "%s%llu", kind_name[kind], (unsigned long long)index);
+}
+
+unsigned int bb_slabs_kept(struct bb_keep *keep)
+{
+	unsigned int n = 0;
+
+	for (int kind = 0; kind < BB_SLAB_KINDS; kind++)
+		n += bb_keep_list(keep, kind_name[kind], NULL, 0);
+	return n;
 }
 
 /* Return: fd of a new slab, all zeros, that is kept; or -errno. */
@@ -58,7 +69,7 @@ static int slab_open(const struct bb_slabs *s, uint64_t index)
 	bool found;
 	int fd, ret;
 
-	slab_name(name, s->dir >= 0, index);
+	slab_name(name, s->dir >= 0 ? BB_SLAB_FILE : BB_SLAB_MEMFD, index);
 	if (s->dir < 0)
 		return bb_keep_memory(s->keep, name, BB_SLAB_SIZE, &found);
 	fd = store_file(s->dir);
@@ -74,48 +85,167 @@ static int slab_open(const struct bb_slabs *s, uint64_t index)
 	return fd;
 }
 
-/* The next slab is this one. Return: 0 or -errno; the descriptor is ours only then. */
-static int slab_map(struct bb_slabs *s, int fd, bool file)
+/* Maps slab index, which is not grown yet. Return: 0 or -errno; the descriptor is ours only then. */
+static int slab_map(struct bb_slabs *s, uint64_t index, int fd, enum bb_slab_kind kind)
 {
-	const uint64_t grown = atomic_load_explicit(&s->grown, memory_order_relaxed);
-	void *at;
+	uint8_t *at = s->base + (index << BB_SLAB_SHIFT);
+	struct bb_slab_side *side = NULL;
+	int ret;
 
-	at = mmap(s->base + grown, BB_SLAB_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0);
-	if (at == MAP_FAILED)
-		return -errno;
+	if (kind == BB_SLAB_MAP) {
+		side = mmap(NULL, sizeof(*side), PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)BB_SLAB_SIZE);
+		if (side == MAP_FAILED)
+			return -errno;
+		madvise(side, sizeof(*side), MADV_DONTFORK);
+	}
+	if (mmap(at, BB_SLAB_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED) {
+		ret = -errno;
+		if (side)
+			munmap(side, sizeof(*side));
+		return ret;
+	}
 	/* Other programs' data has no place in a core file or in a child. */
 	madvise(at, BB_SLAB_SIZE, MADV_DONTDUMP);
 	madvise(at, BB_SLAB_SIZE, MADV_DONTFORK);
-	s->slab[grown >> BB_SLAB_SHIFT] = (struct bb_slab){ .fd = fd, .file = file };
-	atomic_store_explicit(&s->grown, grown + BB_SLAB_SIZE, memory_order_release);
+	s->slab[index] = (struct bb_slab){ .fd = fd, .kind = kind, .side = side };
 	return 0;
+}
+
+static void slab_unmap(struct bb_slabs *s, uint64_t index)
+{
+	struct bb_slab *slab = &s->slab[index];
+
+	mmap(s->base + (index << BB_SLAB_SHIFT), BB_SLAB_SIZE, PROT_NONE,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	if (slab->side)
+		munmap(slab->side, sizeof(*slab->side));
+	*slab = (struct bb_slab){ .fd = -1 };
+}
+
+static uint64_t slabs(const struct bb_slabs *s)
+{
+	return atomic_load_explicit(&s->grown, memory_order_relaxed) >> BB_SLAB_SHIFT;
+}
+
+static void add(struct bb_slabs *s)
+{
+	atomic_store_explicit(&s->grown, (slabs(s) + 1) << BB_SLAB_SHIFT, memory_order_release);
 }
 
 int bb_slabs_grow(struct bb_slabs *s)
 {
-	const uint64_t grown = atomic_load_explicit(&s->grown, memory_order_relaxed);
+	const uint64_t index = slabs(s);
 	int fd, ret;
 
-	if (grown >= s->size)
+	if (index << BB_SLAB_SHIFT >= s->size)
 		return -ENOSPC;
-	fd = slab_open(s, grown >> BB_SLAB_SHIFT);
+	if (s->ahead == BB_AHEAD_READY) {
+		s->ahead = BB_AHEAD_NONE;
+		add(s);
+		return 0;
+	}
+	if (s->maps && s->ahead != BB_AHEAD_FAILED)
+		return -EAGAIN;
+	s->ahead = BB_AHEAD_NONE;
+	fd = slab_open(s, index);
 	if (fd < 0)
 		return fd;
-	ret = slab_map(s, fd, s->dir >= 0);
+	ret = slab_map(s, index, fd, s->dir >= 0 ? BB_SLAB_FILE : BB_SLAB_MEMFD);
 	if (ret)
 		close(fd);
+	else
+		add(s);
 	return ret;
 }
 
+/* --- maps, made ahead ----------------------------------------------------- */
+
+void bb_slabs_maps(struct bb_slabs *s, bool on)
+{
+	s->maps = on && s->dir < 0;
+	if (s->ahead == BB_AHEAD_WANTED || s->ahead == BB_AHEAD_FAILED)
+		s->ahead = BB_AHEAD_NONE;
+}
+
+bool bb_slabs_want(struct bb_slabs *s)
+{
+	if (!s->maps || s->ahead != BB_AHEAD_NONE || atomic_load(&s->grown) >= s->size)
+		return false;
+	s->ahead = BB_AHEAD_WANTED;
+	return true;
+}
+
+bool bb_slabs_claim(struct bb_slabs *s, uint64_t *index)
+{
+	if (s->ahead != BB_AHEAD_WANTED)
+		return false;
+	s->ahead = BB_AHEAD_MAKING;
+	*index = slabs(s);
+	return true;
+}
+
+int bb_slabs_prepare(struct bb_slabs *s, uint64_t index, int fd)
+{
+	char name[BB_KEEP_NAME];
+	int ret = slab_map(s, index, fd, BB_SLAB_MAP);
+
+	if (ret)
+		return ret;
+	slab_name(name, BB_SLAB_MAP, index);
+	ret = bb_keep_put(s->keep, name, fd);
+	if (ret)
+		slab_unmap(s, index);
+	return ret;
+}
+
+void bb_slabs_made(struct bb_slabs *s, bool ok)
+{
+	s->ahead = ok ? BB_AHEAD_READY : BB_AHEAD_FAILED;
+}
+
+int bb_slabs_next_map(const struct bb_slabs *s, uint64_t *index)
+{
+	const uint64_t n = slabs(s) + (s->ahead == BB_AHEAD_READY);
+
+	for (; *index < n; ++*index)
+		if (s->slab[*index].kind == BB_SLAB_MAP)
+			return s->slab[*index].fd;
+	return -1;
+}
+
+void bb_slabs_publish(struct bb_slabs *s, uint64_t offset, uint64_t word)
+{
+	struct bb_slab_side *side = s->slab[offset >> BB_SLAB_SHIFT].side;
+
+	if (side)
+		atomic_store(&side->word[(offset & (BB_SLAB_SIZE - 1)) >> BB_EXTENT_SHIFT], word);
+}
+
+void bb_slabs_settle(struct bb_slabs *s)
+{
+	for (uint64_t i = 0; i < slabs(s); i++) {
+		struct bb_slab_side *side = s->slab[i].side;
+
+		for (unsigned int k = 0; side && k < BB_SLAB_PAGES; k++) {
+			uint32_t seq = atomic_load_explicit(&side->seq[k], memory_order_relaxed);
+
+			/* The version rises, so that whoever copies it now sees that it was torn. */
+			if (seq & BB_SEQ_WRITERS)
+				atomic_store(&side->seq[k], (seq | BB_SEQ_WRITERS) + 1);
+		}
+	}
+}
+
+/* --- what a predecessor left ------------------------------------------------ */
+
 /* The predecessor's slab of that number. Return: fd or -ENOENT. */
-static int slab_kept(const struct bb_slabs *s, uint64_t index, bool *file)
+static int slab_kept(const struct bb_slabs *s, uint64_t index, enum bb_slab_kind *kind)
 {
 	char name[BB_KEEP_NAME];
 	int fd;
 
-	for (int i = 0; i < 2; i++) {
-		*file = i;
-		slab_name(name, *file, index);
+	for (*kind = 0; *kind < BB_SLAB_KINDS; ++*kind) {
+		slab_name(name, *kind, index);
 		fd = bb_keep_get(s->keep, name);
 		if (fd >= 0)
 			return fd;
@@ -125,18 +255,19 @@ static int slab_kept(const struct bb_slabs *s, uint64_t index, bool *file)
 
 static int map_kept(struct bb_slabs *s, uint64_t n)
 {
-	bool file;
+	enum bb_slab_kind kind;
 
 	for (uint64_t i = 0; i < n; i++) {
-		int fd = slab_kept(s, i, &file), ret;
+		int fd = slab_kept(s, i, &kind), ret;
 
 		if (fd < 0)
 			return -EUCLEAN;
-		ret = slab_map(s, fd, file);
+		ret = slab_map(s, i, fd, kind);
 		if (ret) {
 			close(fd);
 			return ret;
 		}
+		add(s);
 	}
 	return 0;
 }
@@ -159,7 +290,7 @@ int bb_slabs_back(struct bb_slabs *s, uint64_t offset, uint64_t len)
 	const int fd = slab->fd;
 	int ret;
 
-	if (!slab->file)
+	if (slab->kind != BB_SLAB_FILE)
 		return 0;
 	do {
 		ret = fallocate(fd, 0, at, (off_t)len) ? -errno : 0;
@@ -176,8 +307,11 @@ int bb_slabs_back(struct bb_slabs *s, uint64_t offset, uint64_t len)
 
 void bb_slabs_discard(struct bb_slabs *s, uint64_t offset, uint64_t len)
 {
-	/* Where no hole can be punched the bytes must still go; the room is there. */
-	if (punch(s, offset, len))
+	/*
+	 * Where no hole can be punched the bytes must still go; the room is there.
+	 * A map has no holes: its memory goes when all of it does.
+	 */
+	if (s->slab[offset >> BB_SLAB_SHIFT].kind == BB_SLAB_MAP || punch(s, offset, len))
 		memset(s->base + offset, 0, len);
 }
 
@@ -234,8 +368,7 @@ static int store_open(struct bb_slabs *s, const char *store, uint64_t size)
 
 int bb_slabs_init(struct bb_slabs *s, uint64_t size, const char *store, struct bb_keep *keep)
 {
-	char none[1][BB_KEEP_NAME];
-	const uint64_t kept = bb_keep_list(keep, "home.slab.", none, 0) + bb_keep_list(keep, "home.file.", none, 0);
+	const uint64_t kept = bb_slabs_kept(keep);
 	uint64_t nslabs = (size + BB_SLAB_SIZE - 1) >> BB_SLAB_SHIFT;
 	char text[16];
 	int ret;
@@ -281,12 +414,15 @@ err_slab:
 
 void bb_slabs_fini(struct bb_slabs *s)
 {
-	const uint64_t n = s->grown >> BB_SLAB_SHIFT;
+	const uint64_t n = slabs(s) + (s->ahead == BB_AHEAD_READY);
 
 	if (s->base)
 		munmap(s->base, s->size);
-	for (uint64_t i = 0; i < n; i++)
+	for (uint64_t i = 0; i < n; i++) {
+		if (s->slab[i].side)
+			munmap(s->slab[i].side, sizeof(*s->slab[i].side));
 		close(s->slab[i].fd);
+	}
 	if (s->dir >= 0)
 		close(s->dir);
 	free(s->slab);

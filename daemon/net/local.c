@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The transport to the home in this process. Every request is answered before
- * submit() returns; a page read is the home's own memory, held until ->done
- * has returned.
+ * The transport to the home in this process. A request is answered before
+ * submit() returns, but for one that needs a new slab which is still being
+ * made (BUSY): it is done when that is there. A page read is the home's own
+ * memory, held until ->done has returned.
  */
 #include "net/transport.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "clock.h"
 #include "home/home.h"
 #include "net/peers.h"
+
+#define RETRY_NS 1000000ULL
 
 struct local {
 	struct bb_transport t;
@@ -20,6 +24,8 @@ struct local {
 	struct bb_home *home;
 	struct bb_home_who who;
 	uint32_t boot;
+	struct bb_net_req *waiting; /* for a slab */
+	uint64_t retry_at;
 };
 
 static uint8_t write_pages(struct local *l, struct bb_net_req *r)
@@ -33,7 +39,7 @@ static uint8_t write_pages(struct local *l, struct bb_net_req *r)
 			return st;
 		}
 		memcpy(data, r->pages[i].data, BB_PAGE_SIZE);
-		bb_home_put(l->home, r->pages[i].ptr);
+		bb_home_put(l->home, r->pages[i].ptr, BB_PAGE_SIZE, true);
 	}
 	return BB_ST_OK;
 }
@@ -61,7 +67,7 @@ static uint8_t alloc_write(struct local *l, struct bb_net_req *r)
 	if (st != BB_ST_OK)
 		return st;
 	memcpy(data, r->pages[0].data, BB_PAGE_SIZE);
-	bb_home_put(l->home, r->ptrs[0]);
+	bb_home_put(l->home, r->ptrs[0], BB_PAGE_SIZE, true);
 	return BB_ST_OK;
 }
 
@@ -74,14 +80,26 @@ static void end(struct local *l, struct bb_net_req *r, uint8_t status)
 static void read_pages(struct local *l, struct bb_net_req *r)
 {
 	const uint64_t ptr = r->ptr; /* ->done may use the request again */
+	const uint32_t len = r->len;
 	void *data;
-	uint8_t st = bb_home_get(l->home, l->who, ptr, r->len, false, &data);
+	uint8_t st = bb_home_get(l->home, l->who, ptr, len, false, &data);
 
 	if (st != BB_ST_OK)
 		return end(l, r, st);
 	r->data = data;
 	end(l, r, BB_ST_OK);
-	bb_home_put(l->home, ptr);
+	bb_home_put(l->home, ptr, len, false);
+}
+
+/* CREATE or ALLOC_WRITE. Return: false where it has to wait. */
+static bool make(struct local *l, struct bb_net_req *r, uint64_t now)
+{
+	uint8_t st = r->cmd == BB_CMD_CREATE ? create(l, r, r->len) : alloc_write(l, r);
+
+	if (st == BB_ST_BUSY && now < r->deadline)
+		return false;
+	end(l, r, st);
+	return true;
 }
 
 static int submit(struct bb_transport *t, struct bb_net_req *r)
@@ -108,10 +126,11 @@ static int submit(struct bb_transport *t, struct bb_net_req *r)
 		end(l, r, write_pages(l, r));
 		break;
 	case BB_CMD_CREATE:
-		end(l, r, create(l, r, r->len));
-		break;
 	case BB_CMD_ALLOC_WRITE:
-		end(l, r, alloc_write(l, r));
+		if (!make(l, r, r->t_sent)) {
+			DL_APPEND2(l->waiting, r, t.prev, t.next);
+			l->retry_at = r->t_sent + RETRY_NS;
+		}
 		break;
 	default:
 		end(l, r, bb_home_delete(l->home, l->who, r->ptr));
@@ -125,7 +144,26 @@ static void flush(struct bb_transport *t)
 
 static int poll_local(struct bb_transport *t)
 {
-	return 0;
+	struct local *l = (struct local *)t;
+	struct bb_net_req *r, *next, *waiting = l->waiting;
+	int n = 0;
+	uint64_t now;
+
+	if (!waiting)
+		return 0;
+	now = bb_now_ns();
+	if (now < l->retry_at)
+		return 0;
+	l->retry_at = now + RETRY_NS;
+	l->waiting = NULL; /* ->done may submit others */
+	DL_FOREACH_SAFE2(waiting, r, next, t.next) {
+		DL_DELETE2(waiting, r, t.prev, t.next);
+		if (make(l, r, now))
+			n++;
+		else
+			DL_APPEND2(l->waiting, r, t.prev, t.next);
+	}
+	return n;
 }
 
 static int no_fd(struct bb_transport *t)
@@ -133,14 +171,24 @@ static int no_fd(struct bb_transport *t)
 	return -1;
 }
 
-static uint64_t no_timer(struct bb_transport *t)
+static uint64_t next_timer(struct bb_transport *t)
 {
-	return ~0ULL;
+	const struct local *l = (const struct local *)t;
+
+	return l->waiting ? l->retry_at : ~0ULL;
 }
 
 static void local_free(struct bb_transport *t)
 {
-	free(t);
+	struct local *l = (struct local *)t;
+
+	while (l->waiting) {
+		struct bb_net_req *r = l->waiting;
+
+		DL_DELETE2(l->waiting, r, t.prev, t.next);
+		end(l, r, BB_ST_TIMEOUT);
+	}
+	free(l);
 }
 
 int bb_local_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_peers *peers, struct bb_home *home)
@@ -156,7 +204,7 @@ int bb_local_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_
 		.flush = flush,
 		.poll = poll_local,
 		.fd = no_fd,
-		.next = no_timer,
+		.next = next_timer,
 		.free = local_free,
 	};
 	l->sh = sh;

@@ -15,6 +15,8 @@
  */
 #include "net/serve.h"
 
+#include <bluebridge/steer.h>
+
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
@@ -136,7 +138,7 @@ static void serve_read(struct bb_serve *s, const struct request *q)
 	/* Our own path may be narrower than the asker knows. */
 	if (send_pages(s, q, data, small) == -EMSGSIZE && !small)
 		send_pages(s, q, data, true);
-	bb_home_put(s->home, q->dst.ptr);
+	bb_home_put(s->home, q->dst.ptr, q->m.length, false);
 }
 
 /* --- WRITE -------------------------------------------------------------- */
@@ -162,7 +164,7 @@ static uint8_t apply(struct bb_serve *s, const struct request *q, uint64_t ptr)
 	if (st != BB_ST_OK)
 		return st;
 	memcpy(data, q->m.payload, q->m.length);
-	bb_home_put(s->home, ptr);
+	bb_home_put(s->home, ptr, q->m.length, true);
 	return BB_ST_OK;
 }
 
@@ -237,6 +239,12 @@ static bool create(struct bb_serve *s, const struct request *q, struct bb_sessio
 		st = bb_home_create(s->home, q->who, q->m.flags, &ptrs[n]);
 		if (st != BB_ST_OK)
 			break;
+	}
+	/* More memory is on its way: the asker comes again. */
+	if (!n && st == BB_ST_BUSY) {
+		bb_sessions_undo(s->sessions, slot);
+		answer(s, q, st, 0);
+		return false;
 	}
 	bb_sessions_shrink(s->sessions, slot, n);
 	slot->status = n ? BB_ST_OK : st;
@@ -354,6 +362,24 @@ static void refuse(struct bb_serve *s, const struct request *q, enum bb_status s
 	answer(s, q, st, 0);
 }
 
+/*
+ * The policy that the kernel's programs have, so that it does not matter who of
+ * us sees a request. Rates are theirs alone. Return: whether the request ends here.
+ */
+static bool by_policy(struct bb_serve *s, const struct request *q)
+{
+	switch (__atomic_load_n(&s->policy[q->dst.cmd].action, __ATOMIC_RELAXED)) {
+	case BB_ACT_DROP:
+		bb_count(&s->stats.policy, 1);
+		return true;
+	case BB_ACT_REFUSE:
+		refuse(s, q, BB_ST_COMMAND, &s->stats.policy);
+		return true;
+	default:
+		return false;
+	}
+}
+
 void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 {
 	const struct in6_addr *src = &p->from.sin6_addr;
@@ -397,6 +423,8 @@ void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 		return refuse(s, &q, BB_ST_TENANT, &s->stats.foreign_tenant);
 	if (q.dst.node != s->node && !(q.dst.node == BB_NODE_ANY && (q.dst.cmd == BB_CMD_CREATE || q.dst.cmd == BB_CMD_ALLOC_WRITE)))
 		return refuse(s, &q, BB_ST_BOUNDS, NULL);
+	if (s->policy && by_policy(s, &q))
+		return;
 	if (kind == BB_ST_COMMAND)
 		return refuse(s, &q, BB_ST_COMMAND, &s->stats.bad_command);
 	bb_count(&s->stats.by_cmd[q.dst.cmd], 1);

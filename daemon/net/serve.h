@@ -38,6 +38,7 @@ struct bb_serve {
 	struct bb_home *home; /* NULL: nothing is lent here */
 	struct bb_peers *peers;
 	struct bb_sessions *sessions;
+	const struct bb_policy *policy; /* BB_POLICY_ENTRIES, by command; NULL: none */
 	/* Return: 0 or -errno; -EMSGSIZE makes it try smaller segments. */
 	int (*send)(void *arg, const struct bb_serve_out *out);
 	void *arg;

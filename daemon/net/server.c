@@ -248,6 +248,7 @@ int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_ho
 	ret = bb_serve_init(&s->serve, peers, home, cfg->keep);
 	if (ret)
 		goto err;
+	s->serve.policy = cfg->policy;
 	s->serve.send = send_answer;
 	s->serve.arg = s;
 	ret = -pthread_create(&s->thread, NULL, loop, s);

@@ -12,12 +12,14 @@
 struct bb_home;
 struct bb_keep;
 struct bb_peers;
+struct bb_policy;
 struct bb_server;
 
 struct bb_server_stats {
 	uint64_t rx_packets, tx_packets;
 	uint64_t bad_tag, malformed, bad_version, bad_command, foreign_tenant;
 	uint64_t duplicates, stale;
+	uint64_t policy; /* refused or dropped by one */
 	uint64_t by_cmd[128];
 };
 
@@ -25,6 +27,7 @@ struct bb_server_config {
 	int cpu;	/* pin to it; -1: no */
 	uint32_t spin_us; /* poll that long after the last packet before sleeping */
 	struct bb_keep *keep;
+	const struct bb_policy *policy; /* see bb_steer_policy(); may be NULL */
 };
 
 int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_home *home, const struct bb_server_config *cfg);

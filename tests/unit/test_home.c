@@ -49,7 +49,7 @@ static uint8_t fill(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uin
 
 	if (st == BB_ST_OK) {
 		memset(data, byte, len);
-		bb_home_put(h, ptr);
+		bb_home_put(h, ptr, len, true);
 	}
 	return st;
 }
@@ -61,7 +61,7 @@ static uint8_t look(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uin
 
 	if (st == BB_ST_OK) {
 		assert_true(all_are(data, byte, len));
-		bb_home_put(h, ptr);
+		bb_home_put(h, ptr, len, false);
 	}
 	return st;
 }
@@ -205,13 +205,13 @@ static void window_outlives_delete(void **state)
 	assert_int_equal(bb_home_delete(h, alice, p), BB_ST_OK);
 	assert_true(all_are(a, 0x55, 4096));
 	assert_int_equal(bb_home_create(h, bob, 0, &q), BB_ST_NOSPACE);
-	bb_home_put(h, p);
+	bb_home_put(h, p, 4096, false);
 	assert_true(all_are(b, 0x55, 4096));
 	assert_int_equal(bb_home_create(h, bob, 0, &q), BB_ST_NOSPACE);
 	bb_home_stats(h, &st);
 	assert_int_equal(st.extents, 0);
 	assert_int_equal(st.used, 2 * MIB);
-	bb_home_put(h, p);
+	bb_home_put(h, p, 4096, false);
 	assert_int_equal(bb_home_create(h, bob, 0, &q), BB_ST_OK);
 	assert_int_equal(look(h, bob, q, 0, BB_EXTENT_SIZE), BB_ST_OK);
 	bb_home_free(h);
@@ -378,7 +378,7 @@ static void *owner_thread(void *arg)
 		for (int i = 0; i < 512; i++)
 			__atomic_store_n((uint64_t *)data + i, ptr, __ATOMIC_RELAXED);
 		check_words(data, ptr, false);
-		bb_home_put(th, ptr + page);
+		bb_home_put(th, ptr + page, 4096, true);
 		if (bb_home_delete(th, me, ptr) != BB_ST_OK)
 			atomic_fetch_add(&wrong, 1);
 	}
@@ -393,17 +393,18 @@ static void *reader_thread(void *arg)
 	while (!stop) {
 		int slot = rand_r(&seed) % SLOTS;
 		struct bb_home_who who = { 0, board_node[slot], 0 };
+		const bool change = rand_r(&seed) & 1;
 		uint64_t ptr = board[slot];
 		void *data;
 		uint8_t st;
 
 		if (!ptr)
 			continue;
-		st = bb_home_get(th, who, ptr, 4096, rand_r(&seed) & 1, &data);
+		st = bb_home_get(th, who, ptr, 4096, change, &data);
 		if (st == BB_ST_OK) {
 			for (int again = 0; again < 3; again++)
 				check_words(data, ptr & ~(uint64_t)(BB_EXTENT_SIZE - 1), false);
-			bb_home_put(th, ptr);
+			bb_home_put(th, ptr, 4096, change);
 			atomic_fetch_add(&good_reads, 1);
 		} else if (st == BB_ST_GENERATION || st == BB_ST_RIGHTS) {
 			atomic_fetch_add(&stale_reads, 1);
