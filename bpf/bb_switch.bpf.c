@@ -61,26 +61,24 @@ static __always_inline enum bb_fate drop(__u32 why)
 	return BB_DROP;
 }
 
-/* The node that this request to any node goes to, 0 where it is dropped. */
-static __always_inline __u16 place(const struct bb_frame *f)
+/*
+ * The node that this request to any node goes to. Where there is none, or all
+ * are full, the one that the asker's next hop belongs to can at least say so.
+ */
+static __always_inline enum bb_fate place(const struct bb_frame *f, __u16 *node)
 {
 	struct bb_pin_key key = { 0 };
 	struct bb_gptr src;
 	struct bb_hdr h;
-	__u16 node;
 
-	if (!bb_frame_hdr(f, &h) || !bb_gptr_decode(&f->ip->saddr, &src) || !src.node || src.node == BB_NODE_ANY) {
-		bb_count_one(BB_CNT_DROP_MALFORMED);
-		return 0;
-	}
+	if (!bb_frame_hdr(f, &h) || !bb_gptr_decode(&f->ip->saddr, &src) || !src.node || src.node == BB_NODE_ANY)
+		return drop(BB_CNT_DROP_MALFORMED);
 	key.tenant = src.tenant;
 	key.node = src.node;
 	key.session = h.session;
 	key.id = h.id;
-	node = bb_place(&key);
-	if (!node)
-		bb_count_one(BB_CNT_DROP_NODE);
-	return node;
+	*node = bb_place(&key);
+	return *node ? BB_TO : BB_LEFT;
 }
 
 static __always_inline enum bb_fate request(const struct bb_frame *f, const struct bb_gptr *dst, struct bb_verdict *v)
@@ -104,9 +102,10 @@ static __always_inline enum bb_fate request(const struct bb_frame *f, const stru
 		if (cmd == BB_CMD_INVALIDATE || cmd == BB_CMD_HELLO)
 			return BB_ALL;
 		if (cmd == BB_CMD_CREATE || cmd == BB_CMD_ALLOC_WRITE) {
-			node = place(f);
-			if (!node)
-				return BB_DROP;
+			const enum bb_fate fate = place(f, &node);
+
+			if (fate != BB_TO)
+				return fate;
 		}
 	}
 	v->node = node;
@@ -267,7 +266,7 @@ int bb_switch_tc(struct __sk_buff *skb)
 		return BB_TCX_NEXT;
 	if ((void *)(n + 1) <= (void *)(long)skb->data && n->magic == BB_NOTE)
 		return n->copy ? copy_and_send(skb, n->copy, n->ifindex) : BB_TCX_NEXT;
-	/* Not every sender has the headers in the first part. */
+	/* Not every sender has the addresses in the first part. */
 	if (skb->data_end - skb->data < BB_FRAME_HEADERS && skb->data_end - skb->data < skb->len)
 		bpf_skb_pull_data(skb, skb->len < BB_FRAME_HEADERS ? skb->len : BB_FRAME_HEADERS);
 	f.eth = (void *)(long)skb->data;

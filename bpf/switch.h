@@ -79,7 +79,8 @@ struct bb_frame {
 	__u32 len;
 };
 
-#define BB_FRAME_HEADERS (ETH_HLEN + 40 + 8 + 40) /* ours included */
+/* What is read in place: addresses, and the type of ICMPv6. */
+#define BB_FRAME_HEADERS (ETH_HLEN + 40 + 1)
 
 /* IPv6, and not neighbour discovery? Sets ip. */
 static __always_inline int bb_frame_is_ours(struct bb_frame *f)

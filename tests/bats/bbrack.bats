@@ -256,7 +256,7 @@ teardown() {
 
 	run bbrack --help
 	expect_status 0
-	for word in up run with status list down gc --name --mtu --lend --tenant --bbd-args --foreground --owner --wait --bin; do
+	for word in up run with status list down gc --name --mtu --lend --tenant --bbd-args --foreground --owner --wait --bin --switch --host-programs; do
 		expect_output "$word"
 	done
 }

@@ -15,12 +15,12 @@ make_install() { env -u MAKEFLAGS -u MAKELEVEL -u MAKEOVERRIDES make --no-print-
 
 	run make_install DESTDIR="$BATS_TEST_TMPDIR/root" PREFIX=/usr
 	expect_status 0
-	for f in bin/bbd bin/bbctl bin/bbrun bin/bbrack lib/bluebridge/libbb.so lib/bluebridge/processes.bash share/man/man1/bbrun.1 share/man/man1/bbrack.1 \
+	for f in bin/bbd bin/bbctl bin/bbload bin/bbrun bin/bbrack lib/bluebridge/libbb.so lib/bluebridge/processes.bash share/man/man1/bbrun.1 share/man/man1/bbrack.1 share/man/man8/bbload.8 \
 		share/doc/bluebridge/README.md; do
 		[[ -s $BATS_TEST_TMPDIR/root/usr/$f ]] || fail "no $f"
 		[[ ! -L $BATS_TEST_TMPDIR/root/usr/$f ]] || fail "$f is a link"
 	done
-	for f in bbd bbctl bbrun bbrack; do
+	for f in bbd bbctl bbload bbrun bbrack; do
 		[[ -x $BATS_TEST_TMPDIR/root/usr/bin/$f ]] || fail "$f cannot be run"
 	done
 }

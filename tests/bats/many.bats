@@ -64,6 +64,18 @@ say() { printf '# %s\n' "$*" >&3; }
 	say "up $((t1 - t0)) s, rounds $((t2 - t1)) s, programs $((t3 - t2)) s; bbd on $HOSTS hosts: $((rss / 1024)) MiB, $((pss / 1024)) MiB where what they share counts once"
 	((rss < HOSTS * 32 * 1024)) || fail "the bbds have $rss KiB"
 	((t3 - t0 < 180)) || fail "it took $((t3 - t0)) s"
+	# One entry a host in the switch, however much memory there was.
+	if [[ $(bbrack status -j | jq -r .switch) == bpf ]]; then
+		run jq -c '.attached[0] | {nodes, counters}' < <("$BUILD/bbload" --netns "bb-$RACK-sw" show -j)
+		expect_json '[.nodes[].node] | sort == [range(1; 43)]'
+		expect_json '.counters | .placed >= 42 * 50 and .drop_node == 0 and .drop_hops == 0'
+		# What was sent again went where it had gone before: none was placed twice.
+		expect_json '[.nodes[].creates] | add == 42 * 50'
+		expect_json '.nodes | all(.packets > 1000 and .creates > 0)'
+		say "the switch: $(jq -r '"\(.nodes | length) entries, \(.nodes | map(.packets) | add) packets, CREATEs placed on a host \(.nodes | map(.creates) | "\(min) to \(max)")"' <<<"$output")"
+	else
+		say "a plain bridge: $(bbrack status -j | jq -r .switch_why)"
+	fi
 	# All saw all, to the end.
 	run bbrack status -j
 	expect_status 0
