@@ -19,6 +19,7 @@ struct bb_server_stats {
 	uint64_t rx_packets, tx_packets;
 	uint64_t bad_tag, malformed, bad_version, bad_command, foreign_tenant;
 	uint64_t duplicates, stale;
+	uint64_t adopted; /* for other homes' addresses */
 	uint64_t policy; /* refused or dropped by one */
 	uint64_t by_cmd[128];
 };
