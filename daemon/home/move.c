@@ -45,8 +45,10 @@ static struct lease *lease_of(struct bb_home *h, uint32_t i)
 	return NULL;
 }
 
-static struct lease *lease_free(struct bb_home *h, uint64_t now)
+static struct lease *lease_free(struct bb_home *h)
 {
+	const uint64_t now = bb_now_ns();
+
 	for (int k = 0; k < BB_HOME_MOVES; k++) {
 		struct lease *l = &h->lease[k];
 		uint64_t w;
@@ -126,7 +128,7 @@ uint8_t bb_home_move_begin(struct bb_home *h, struct bb_home_who mover, uint16_t
 		st = BB_ST_RIGHTS;
 	else if (word_state(w) != X_LIVE)
 		st = BB_ST_GENERATION;
-	l = st == BB_ST_OK ? lease_free(h, now) : NULL;
+	l = st == BB_ST_OK ? lease_free(h) : NULL;
 	if (!l)
 		goto out;
 	x->to = mover.node;
