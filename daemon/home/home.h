@@ -104,6 +104,8 @@ uint8_t bb_home_move_abort(struct bb_home *h, struct bb_home_who mover, uint64_t
 /* The mover has freed it, so it is free here as well. */
 uint8_t bb_home_move_release(struct bb_home *h, struct bb_home_who mover, uint64_t ptr);
 
+/* Frees what went to a node that has started anew since, as boot: it is lost. Return: how many. */
+unsigned int bb_home_moved_lost(struct bb_home *h, uint16_t node, uint32_t boot);
 /* Frees an extent, whoever owns it (adopted ones, whose place in a table is lost). */
 void bb_home_drop(struct bb_home *h, uint64_t ptr);
 

@@ -16,7 +16,7 @@ enum { X_FREE, X_LIVE, X_DYING, X_DIRTY, X_MOVING, X_MOVED };
 struct extent {
 	_Atomic uint64_t word;
 	uint32_t boot;	/* incarnation of the node that created it; 0: not known */
-	uint32_t next;	/* free or dirty list; made again after a restart. MOVING: the move's token */
+	uint32_t next;	/* free or dirty list; made again after a restart. MOVING: the move's token; MOVED: boot of to */
 	uint16_t tenant;
 	uint16_t node;
 	uint8_t flags;	/* BB_X_* */

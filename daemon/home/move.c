@@ -173,6 +173,7 @@ uint8_t bb_home_move_commit(struct bb_home *h, struct bb_home_who mover, uint64_
 		st = BB_ST_GENERATION;
 	if (fresh) {
 		bb_home_unpublish(h, (uint32_t)(x - h->extents));
+		x->next = mover.boot; /* first: a kill in between makes it LIVE again, which needs no token */
 		swap_state(x, bb_ptr_gen(ptr), X_MOVING, X_MOVED);
 		l = lease_of(h, (uint32_t)(x - h->extents));
 		if (l)
@@ -234,6 +235,31 @@ void bb_home_drop(struct bb_home *h, uint64_t ptr)
 	pthread_mutex_unlock(&h->lock);
 	if (dead)
 		bb_home_release(h, (uint32_t)(offset >> BB_EXTENT_SHIFT));
+}
+
+unsigned int bb_home_moved_lost(struct bb_home *h, uint16_t node, uint32_t boot)
+{
+	unsigned int n = 0;
+	bool dead;
+
+	for (uint32_t i = 0;; i++) {
+		struct extent *x = &h->extents[i];
+		uint64_t w;
+
+		pthread_mutex_lock(&h->lock);
+		if (i >= h->next_new) {
+			pthread_mutex_unlock(&h->lock);
+			return n;
+		}
+		w = atomic_load(&x->word);
+		dead = word_state(w) == X_MOVED && x->to == node && x->next && x->next != boot &&
+		       bb_home_kill(h, x, word_gen(w), 1u << X_MOVED);
+		pthread_mutex_unlock(&h->lock);
+		if (dead) {
+			n++;
+			bb_home_release(h, i);
+		}
+	}
 }
 
 /* --- what is where ----------------------------------------------------------- */

@@ -219,3 +219,8 @@ void bb_peers_own(struct bb_peers *p, uint64_t lent, uint64_t free_bytes)
 	e->charged = 0;
 	pthread_mutex_unlock(&p->lock);
 }
+
+int bb_peers_link(struct bb_peers *p, uint16_t node, uint8_t mac[6], uint32_t *ifindex)
+{
+	return p->routes ? bb_routes_link(p->routes, node, mac, ifindex) : -ENOTSUP;
+}
