@@ -45,15 +45,24 @@ struct bb_move_node *bb_move_node(struct bb_move_node *nodes, uint16_t node)
 	return spare;
 }
 
-static void tell_nodes(const struct bb_pins *p, const struct bb_move_node *nodes)
+/* Our own link address is asked for each time: bbload reads the device anew when it is told to. */
+static void tell_nodes(const struct bb_pins *p, struct bb_move_node *nodes)
 {
+	static const uint8_t none[6];
+	struct bb_dev dev;
+
+	if (bb_pins_dev(p, &dev) || !memcmp(dev.mac, none, 6)) {
+		for (int i = 0; i < BB_MOVE_NODES; i++)
+			nodes[i].known = false; /* not to be sent to */
+		return;
+	}
 	for (int i = 0; i < BB_MOVE_NODES; i++) {
 		struct bb_node n = { .ifindex = nodes[i].ifindex };
 
 		if (!nodes[i].known)
 			continue;
 		memcpy(n.mac, nodes[i].mac, 6);
-		memcpy(n.smac, p->dev.mac, 6);
+		memcpy(n.smac, dev.mac, 6);
 		bb_pins_node(p, nodes[i].node, &n);
 	}
 }

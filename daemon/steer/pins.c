@@ -106,9 +106,9 @@ static int open_map(const char *dir, const struct wanted *w, struct stat *st, ch
 
 static void close_moves(struct bb_pins *p)
 {
-	int *fd[] = { &p->over, &p->nodes, &p->adopted };
+	int *fd[] = { &p->over, &p->nodes, &p->adopted, &p->dev };
 
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 4; i++) {
 		if (*fd[i] >= 0)
 			close(*fd[i]);
 		*fd[i] = -1;
@@ -118,22 +118,16 @@ static void close_moves(struct bb_pins *p)
 /* What is needed for extents to move: all of it, or nothing of it. */
 static void open_moves(struct bb_pins *p, const char *dir)
 {
-	const uint32_t zero = 0;
 	char why[200] = "";
-	int dev;
 
 	p->over = open_map(dir, &over_map, NULL, why, sizeof(why));
 	p->nodes = open_map(dir, &nodes_map, NULL, why, sizeof(why));
 	p->adopted = open_map(dir, &adopted_map, NULL, why, sizeof(why));
-	dev = open_map(dir, &dev_map, NULL, why, sizeof(why));
-	if (p->over >= 0 && p->nodes >= 0 && p->adopted >= 0 && dev >= 0 && !elem(BPF_MAP_LOOKUP_ELEM, dev, &zero, &p->dev)) {
-		close(dev);
+	p->dev = open_map(dir, &dev_map, NULL, why, sizeof(why));
+	if (p->over >= 0 && p->nodes >= 0 && p->adopted >= 0 && p->dev >= 0)
 		return;
-	}
 	if (*why)
 		bb_warn("steer: no extent can move: %s", why);
-	if (dev >= 0)
-		close(dev);
 	close_moves(p);
 }
 
@@ -142,7 +136,7 @@ int bb_pins_open(struct bb_pins *p, const char *dir, char *why, size_t size)
 	uint32_t version;
 	int fd, ret;
 
-	*p = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1 };
+	*p = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1, .dev = -1 };
 	fd = open_map(dir, &cfg_map, &p->seen[0], why, size);
 	if (fd < 0)
 		return fd;
@@ -186,7 +180,7 @@ void bb_pins_close(struct bb_pins *p)
 	if (p->count >= 0)
 		close(p->count);
 	close_moves(p);
-	*p = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1 };
+	*p = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1, .dev = -1 };
 }
 
 bool bb_pins_same(const struct bb_pins *p, const char *dir)
@@ -262,6 +256,14 @@ int bb_pins_override(const struct bb_pins *p, const struct bb_over_key *key, con
 	if (ret)
 		__atomic_fetch_sub(&p->cfg->overrides, 1, __ATOMIC_SEQ_CST);
 	return ret;
+}
+
+int bb_pins_dev(const struct bb_pins *p, struct bb_dev *out)
+{
+	const uint32_t zero = 0;
+
+	memset(out, 0, sizeof(*out));
+	return elem(BPF_MAP_LOOKUP_ELEM, p->dev, &zero, out);
 }
 
 int bb_pins_node(const struct bb_pins *p, uint16_t node, const struct bb_node *n)

@@ -362,7 +362,7 @@ int bb_steer_start(struct bb_steer **out, const struct bb_steer_config *cfg)
 		return -ENOMEM;
 	s->cfg = *cfg;
 	s->maker = (struct bb_home_maker){ wake, s };
-	s->pins = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1 };
+	s->pins = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1, .dev = -1 };
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->fresh, NULL);
 	s->policy = mmap(NULL, BB_PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
