@@ -73,12 +73,12 @@ static __always_inline int to_node(struct xdp_md *ctx, __u16 node)
 	__builtin_memcpy(eth->h_source, to.smac, 6);
 	ip->hop_limit--;
 	bb_count_one(BB_CNT_REDIRECTED);
-	return to.ifindex == ctx->ingress_ifindex ? XDP_TX : (int)bpf_redirect(to.ifindex, 0);
+	return to.ifindex == ctx->ingress_ifindex ? bb_send_back(ctx) : (int)bpf_redirect(to.ifindex, 0);
 }
 
 /* --- refusals -------------------------------------------------------------------- */
 
-static __always_inline int refuse(struct ethhdr *eth, struct bb_packet *p, const struct bb_steer_cfg *cfg, __u8 status)
+static __always_inline int refuse(struct xdp_md *ctx, struct ethhdr *eth, struct bb_packet *p, const struct bb_steer_cfg *cfg, __u8 status)
 {
 	const struct in6_addr home = p->ip.daddr;
 	const __be16 port = p->udp.source;
@@ -108,7 +108,7 @@ static __always_inline int refuse(struct ethhdr *eth, struct bb_packet *p, const
 	if (!p->udp.check)
 		p->udp.check = 0xffff;
 	bb_count_one(BB_CNT_NACKED);
-	return XDP_TX;
+	return bb_send_back(ctx);
 }
 
 /* --- requests ------------------------------------------------------------------------ */
@@ -161,7 +161,7 @@ static __always_inline int request(struct xdp_md *ctx, struct ethhdr *eth, struc
 		known = 0;
 		break;
 	}
-	return known || !bare || !is_sound(p) ? XDP_PASS : refuse(eth, p, cfg, BB_ST_COMMAND);
+	return known || !bare || !is_sound(p) ? XDP_PASS : refuse(ctx, eth, p, cfg, BB_ST_COMMAND);
 }
 
 SEC("xdp.frags")

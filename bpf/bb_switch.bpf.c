@@ -24,6 +24,10 @@
  * Requests: the command's policy, then an override of the pointer, then REDIRECT
  * (whose page is known to be elsewhere is not sent after a policy), then node
  * "any" (CREATE and ALLOC_WRITE are placed, INVALIDATE and HELLO go to all).
+ * A host's link address may change. Its HELLO to the link's group tells the new
+ * one, once a second, if it comes in by the host's port: the switch believes what
+ * a bridge would, and no more.
+ *
  * REFUSE wants to be answered with a typed NACK, which only who knows the key can
  * tag: without one, or where a payload's digest would be needed, it drops.
  *
@@ -165,14 +169,33 @@ static __always_inline enum bb_fate reply(const struct bb_frame *f, const struct
 	return v->n ? BB_TO : BB_LEFT;
 }
 
+/* A HELLO to the group: the link address that it comes from is its host's. */
+static __always_inline void learn(const struct bb_frame *f)
+{
+	struct bb_node *n;
+	__be16 said;
+	__u16 node;
+
+	if (!bb_frame_hello(f, &said))
+		return;
+	node = bpf_ntohs(said);
+	n = bpf_map_lookup_elem(&bb_nodes, &node);
+	if (n && n->ifindex == f->ifindex)
+		__builtin_memcpy(n->mac, f->eth->h_source, sizeof(n->mac));
+}
+
 /* Where it is steered the frame is ready for its way when this returns. */
 static __always_inline enum bb_fate steer(struct bb_frame *f, struct bb_verdict *v)
 {
 	enum bb_fate fate;
 	struct bb_gptr dst;
 
-	if (!bb_frame_is_ours(f) || !bb_gptr_decode(&f->ip->daddr, &dst))
+	if (!bb_frame_is_ours(f))
 		return BB_PASS;
+	if (!bb_gptr_decode(&f->ip->daddr, &dst)) {
+		learn(f);
+		return BB_PASS;
+	}
 	if (f->ip->hop_limit <= 1)
 		return drop(BB_CNT_DROP_HOPS);
 	fate = dst.cmd & BB_CMD_REPLY ? reply(f, &dst, v) : request(f, &dst, v);

@@ -25,7 +25,7 @@ static const struct opt_desc {
 } opts[O_MAX] = {
 	[O_DEV] = { "dev", "IFACE[,IFACE...]", "the devices; may be given several times", 'd' },
 	[O_NETNS] = { "netns", "NAME|PATH", "their network namespace", 'n' },
-	[O_MODE] = { "mode", "MODE", "native, generic, auto: native where that works; of a switch also tc: without XDP, auto between veths", 0 },
+	[O_MODE] = { "mode", "MODE", "native, generic, auto; of a switch also tc, without XDP", 0 },
 	[O_ALL] = { "all", NULL, "detach: of all devices in all namespaces", 'a' },
 	[O_VIA] = { "via", "ADDR", "attach host: keep this next hop as a permanent neighbour", 0 },
 	[O_MAC] = { "mac", "MAC", "its link address, or a node's", 0 },
@@ -149,7 +149,7 @@ static int option(struct bbload *b, int o, const char *value)
 				b->mode = (enum mode)m;
 				return 0;
 			}
-		bb_error("--mode is native, generic or auto, not \"%s\"", value);
+		bb_error("--mode is native, generic, auto or tc, not \"%s\"", value);
 		return -1;
 	case O_MAC:
 		if (!parse_mac(value, mac)) {

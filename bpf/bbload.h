@@ -82,6 +82,7 @@ struct place {
 	unsigned int ifindex, mtu;
 	uint8_t mac[6];
 	char driver[32];
+	bool redirect;		/* bb_dev: BB_DEV_REDIRECT */
 };
 
 /* Messages are given by all of these. */
@@ -100,6 +101,8 @@ void place_unmount(void);
 void place_of(struct place *p, uint64_t netns, const char *dev);
 /* Looks at the device in the namespace that we are in. Return: 0 or -errno. */
 int place_look(struct place *p);
+/* Must its programs answer by a redirect? */
+bool place_redirects(const struct place *p, const char *mode);
 int place_mkdirs(const struct place *p);
 /* Directory of the device's maps (the switch's are shared). */
 void place_maps(const struct place *p, enum kind kind, char out[PATH_BYTES]);

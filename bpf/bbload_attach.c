@@ -288,6 +288,7 @@ static int fill_maps(struct attach *a, const char *maps)
 		return -EIO;
 	cfg->version = BB_STEER_VERSION;
 	map_cfg_put(cfg);
+	a->p->redirect = place_redirects(a->p, mode_name[a->mode]);
 	if (map_dev_fill(maps, a->p) || (a->kind == KIND_SWITCH && map_port(maps, a->p->ifindex, true))) {
 		bb_error("%s: cannot fill the maps in %s: %m", a->p->dev, maps);
 		return -EIO;

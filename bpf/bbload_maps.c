@@ -50,7 +50,12 @@ void map_cfg_put(struct bb_steer_cfg *cfg)
 
 int map_dev_set(int fd, const struct place *p)
 {
-	return 0;
+	struct bb_dev d = { .mtu = p->mtu, .ifindex = p->ifindex };
+	const __u32 zero = 0;
+
+	memcpy(d.mac, p->mac, sizeof(d.mac));
+	d.flags = p->redirect ? BB_DEV_REDIRECT : 0;
+	return bpf_map_update_elem(fd, &zero, &d, BPF_ANY) ? -errno : 0;
 }
 
 int map_dev_fill(const char *maps, const struct place *p)

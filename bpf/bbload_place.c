@@ -315,6 +315,11 @@ int place_look(struct place *p)
 	return ret;
 }
 
+bool place_redirects(const struct place *p, const char *mode)
+{
+	return !strcmp(p->driver, "veth") && !strcmp(mode, mode_name[MODE_NATIVE]);
+}
+
 static int make(const char *path)
 {
 	if (!mkdir(path, 0700) || errno == EEXIST)

@@ -199,7 +199,7 @@ static bool answers_solicitation(const struct bpf_object *obj, int fd)
 	    map_dev_set(bpf_object__find_map_fd_by_name(obj, "bb_dev"), &dev) || run(fd, &p, &out, &ret))
 		return say(false, "bb_host", "answers a solicitation of its own memory");
 	return say(ret == XDP_TX && out.len >= 86 && out.b[54] == 136 && !memcmp(out.b + 62, &target, 16) && !memcmp(out.b, their_mac, 6) &&
-			   sum6(&out, IPPROTO_ICMPV6) == 0xffff,
+			   !memcmp(out.b + 6, our_mac, 6) && !memcmp(out.b + 80, our_mac, 6) && sum6(&out, IPPROTO_ICMPV6) == 0xffff,
 		   "bb_host", "answers a solicitation of its own memory");
 }
 

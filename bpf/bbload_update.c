@@ -28,6 +28,7 @@ struct target {
 	enum kind kind;
 	char maps[PATH_BYTES];
 	char name[IF_NAMESIZE + 16];	/* for people */
+	char mode[16];
 };
 
 static int target_of(struct bbload *b, struct place *p, struct target *t)
@@ -39,6 +40,7 @@ static int target_of(struct bbload *b, struct place *p, struct target *t)
 	t->p = *p;
 	t->kind = state_kind(state);
 	place_maps(p, t->kind, t->maps);
+	snprintf(t->mode, sizeof(t->mode), "%s", json_string_value(json_object_get(state, "mode")) ?: "");
 	snprintf(t->name, sizeof(t->name), "%s", t->kind == KIND_SWITCH ? "switch" : p->dev);
 	json_decref(state);
 	return 0;
@@ -408,6 +410,7 @@ static int devices(struct bbload *b)
 			refresh_nodes(&t[i]);
 			one = map_port(t[i].maps, t[i].p.ifindex, true);
 		} else {
+			t[i].p.redirect = place_redirects(&t[i].p, t[i].mode);
 			one = map_dev_fill(t[i].maps, &t[i].p);
 		}
 		ret = ret ? ret : one;

@@ -86,6 +86,15 @@ struct {
 	__type(value, __u64);
 } bb_count SEC(".maps");
 
+/* The packet goes back by the device that it came from. */
+static __always_inline int bb_send_back(struct xdp_md *ctx)
+{
+	const __u32 zero = 0;
+	const struct bb_dev *dev = bpf_map_lookup_elem(&bb_dev, &zero);
+
+	return dev && dev->flags & BB_DEV_REDIRECT ? (int)bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
+}
+
 static __always_inline void bb_count_one(__u32 which)
 {
 	__u64 *n = bpf_map_lookup_elem(&bb_count, &which);

@@ -87,7 +87,7 @@ static __always_inline int bb_nd_valid(const struct ipv6hdr *ip, const struct bb
 	return !skip && bb_fold(sum) == 0xffff;
 }
 
-/* Answers a solicitation for an address of this host's memory. Return: XDP_TX; XDP_PASS for all others. */
+/* Answers a solicitation for an address of this host's memory. Return: XDP_PASS for all others. */
 static __always_inline int bb_nd(struct xdp_md *ctx, const struct bb_steer_cfg *cfg)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
@@ -150,7 +150,7 @@ static __always_inline int bb_nd(struct xdp_md *ctx, const struct bb_steer_cfg *
 	__builtin_memcpy(o->mac, dev->mac, 6);
 	nd->check = (__sum16)~bb_fold(bb_sum(nd, sizeof(*nd) + sizeof(*o), bb_nd_pseudo(ip)));
 	bb_count_one(BB_CNT_NDP);
-	return XDP_TX;
+	return bb_send_back(ctx);
 }
 
 #endif

@@ -108,6 +108,21 @@ static __always_inline int bb_frame_hdr(const struct bb_frame *f, struct bb_hdr 
 	return f->skb && !bpf_skb_load_bytes(f->skb, ETH_HLEN + sizeof(*f->ip) + sizeof(struct udphdr), out, sizeof(*out));
 }
 
+/* Is it a HELLO to the link's group, ff12::bb? The node that says it. */
+static __always_inline int bb_frame_hello(const struct bb_frame *f, __be16 *node)
+{
+	const __be32 *to = f->ip->daddr.s6_addr32;
+	const __u32 at = ETH_HLEN + sizeof(*f->ip) + sizeof(struct udphdr) + sizeof(struct bb_hdr);
+	const __u8 *hello = (void *)f->eth + at;
+
+	if (to[0] != bpf_htonl(0xff120000) || to[1] || to[2] || to[3] != bpf_htonl(0xbb) || f->ip->nexthdr != 17)
+		return 0;
+	if ((void *)(hello + 4) > f->end)
+		return f->skb && !bpf_skb_load_bytes(f->skb, at + 2, node, sizeof(*node));
+	*node = (__be16)(hello[2] | hello[3] << 8);
+	return hello[0] == 1;
+}
+
 /* --- load ------------------------------------------------------------------------- */
 
 static __always_inline __u64 bb_load_busy(const struct bb_load *l, __u64 now)

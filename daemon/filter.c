@@ -53,8 +53,8 @@ static const char control[] = "accept4 readlink readlinkat openat fstatfs unlink
 			      "ftruncate dup ";
 /* connect: of a socket that sends nothing, to ask for the MTU of a path. */
 static const char pager[] = "connect preadv2 ";
-/* The pins are looked at by stat(2); maps are made, read and filled. */
-static const char steer[] = "bpf stat statx ";
+/* The pins are looked at by stat(2); maps are made, read and filled. bind: of the name that says whose they are. */
+static const char steer[] = "bpf stat statx bind ";
 /* Discovery: a socket that asks the kernel for a route, the interfaces' names. */
 static const char server[] = "bind connect uname ";
 /* Names of peers: the C library's resolver, in a thread of its own. */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "doctor.h"
+#include "options.h"
 #include "tag.h"
 
 #define KEY_FILE "/etc/bluebridge/key"
@@ -126,10 +127,37 @@ static void key(struct doctor *d)
 		key_in_use(d, path);
 }
 
+/* Does the kernel answer READs, and if not, why? */
+static void kernel(struct doctor *d)
+{
+	const json_t *k = json_object_get(d->facts, "kernel");
+	const char *state = str(k, "state"), *why = str(k, "why"), *dev = str(d->facts, "dev");
+	const uint64_t grown = num(d->facts, "grown"), mapped = num(d->facts, "mapped");
+	char all[32], part[32];
+
+	if (!k || flag(d->facts, "embedded"))
+		return;
+	if (!strcmp(state, "refused")) {
+		check(d, CHECK_WARN, "kernel reads", "%s", why);
+		mend(d, "bbload detach --dev %s && bbload attach host --dev %s", dev, dev);
+	} else if (!strcmp(state, "off") && *dev && strcmp(why, "--kernel off")) {
+		check(d, CHECK_OK, "kernel reads", "READs are answered by bbd: %s (bbload attach host --dev %s)", why, dev);
+	} else if (strcmp(state, "serves")) {
+		check(d, CHECK_OK, "kernel reads", "READs are answered by bbd: %s", why);
+	} else if (mapped < grown) {
+		check(d, CHECK_OK, "kernel reads",
+		      "READs are answered in the kernel for %s of %s; the rest was lent while no programs were attached",
+		      bb_size_format(mapped, part, sizeof(part)), bb_size_format(grown, all, sizeof(all)));
+	} else {
+		check(d, CHECK_OK, "kernel reads", "READs are answered in the kernel");
+	}
+}
+
 void doctor_bbd(struct doctor *d)
 {
 	running(d);
 	access_to(d);
 	version(d);
 	key(d);
+	kernel(d);
 }

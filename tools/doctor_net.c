@@ -5,6 +5,7 @@
  * belongs to a network namespace: looked at only where bbd is in ours.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,9 +18,11 @@
 #include <linux/route.h>
 
 #include <bluebridge/gptr.h>
+#include <bluebridge/steer.h>
 #include <bluebridge/wire.h>
 
 #include "doctor.h"
+#include "steer_names.h"
 
 #define DEVS_MAX 8
 
@@ -99,6 +102,21 @@ static void link_of(struct doctor *d, const char *dev)
 	}
 }
 
+/* By their pins: to look into the programs would need more rights. */
+static void programs(struct doctor *d, const char *dev)
+{
+	char name[48], path[96];
+	struct stat ns;
+
+	if (stat("/proc/self/ns/net", &ns) || bb_steer_dir(name, sizeof(name), ns.st_ino, dev))
+		return;
+	snprintf(path, sizeof(path), "%s/%s/links", BB_STEER_FS, name);
+	if (!access(path, F_OK))
+		check(d, CHECK_OK, "programs", "are attached to %s (bbload show)", dev);
+	else if (errno == ENOENT)
+		check(d, CHECK_OK, "programs", "none at %s: bbd does all by itself (bbload attach host --dev %s)", dev, dev);
+}
+
 static void links(struct doctor *d)
 {
 	const char *dev[DEVS_MAX];
@@ -119,6 +137,8 @@ static void links(struct doctor *d)
 	}
 	for (unsigned int k = 0; k < n; k++)
 		link_of(d, dev[k]);
+	if (n)
+		programs(d, dev[0]);
 	if (!n) {
 		check(d, CHECK_WARN, "link", "bbd was given no interface, and knows no other host");
 		mend(d, "set \"dev = IFACE\" in /etc/bluebridge/bbd.conf, then: systemctl restart bbd");

@@ -9,27 +9,38 @@
 
 #include "doctor.h"
 
+/* Of the thread bbd-steer alone: CAP_BPF, and CAP_PERFMON for maps of their true size. */
+#define STEER (1ULL << 39 | 1ULL << 38)
+
 struct seen {
 	unsigned int threads, filtered, may_gain;
-	uint64_t caps; /* of all threads together */
+	uint64_t caps; /* of all threads together, but for steer's */
+	bool steer;
 };
 
 static void look_at(const char *path, struct seen *s)
 {
 	char line[256];
 	FILE *f = fopen(path, "re");
+	bool steer = false;
+	uint64_t caps;
 	int mode;
 
 	if (!f)
 		return; /* it has ended meanwhile */
 	s->threads++;
 	while (fgets(line, sizeof(line), f)) {
-		if (!strncmp(line, "CapEff:", 7))
-			s->caps |= strtoull(line + 7, NULL, 16);
-		else if (sscanf(line, "Seccomp: %d", &mode) == 1)
+		if (!strcmp(line, "Name:\tbbd-steer\n")) {
+			steer = true;
+		} else if (!strncmp(line, "CapEff:", 7)) {
+			caps = strtoull(line + 7, NULL, 16);
+			s->steer |= steer && caps & STEER;
+			s->caps |= steer ? caps & ~STEER : caps;
+		} else if (sscanf(line, "Seccomp: %d", &mode) == 1) {
 			s->filtered += mode == 2;
-		else if (sscanf(line, "NoNewPrivs: %d", &mode) == 1)
+		} else if (sscanf(line, "NoNewPrivs: %d", &mode) == 1) {
 			s->may_gain += !mode;
+		}
 	}
 	fclose(f);
 }
@@ -74,7 +85,8 @@ void doctor_rights(struct doctor *d)
 		      s.filtered, s.threads, filter);
 		mend(d, "start bbd without --no-filter, on a kernel with CONFIG_SECCOMP_FILTER");
 	} else {
-		check(d, CHECK_OK, "least rights", "%s; system calls of all %u threads are filtered",
-		      s.caps ? "no capability but CAP_NET_ADMIN" : "no capabilities", s.threads);
+		check(d, CHECK_OK, "least rights", "%s%s; system calls of all %u threads are filtered",
+		      s.caps ? "no capability but CAP_NET_ADMIN" : "no capabilities",
+		      s.steer ? ", and CAP_BPF for one thread" : "", s.threads);
 	}
 }

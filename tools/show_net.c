@@ -31,7 +31,7 @@ static void print_counters(const char *name, const json_t *o)
 
 int bbctl_net_show(struct bbctl *b, int argc, char **argv)
 {
-	json_t *r = bbctl_get(b, "net.show"), *p;
+	json_t *r = bbctl_get(b, "net.show"), *p, *k;
 	size_t i;
 
 	if (!r)
@@ -39,6 +39,11 @@ int bbctl_net_show(struct bbctl *b, int argc, char **argv)
 	if (b->json)
 		return bbctl_print_json(r);
 	print_counters("server", json_object_get(r, "server"));
+	k = json_object_get(r, "kernel");
+	if (*str(k, "why"))
+		printf("kernel: %s (%s)\n", str(k, "state"), str(k, "why"));
+	if (json_object_get(k, "commands"))
+		print_counters("kernel", k);
 	each_item(json_object_get(r, "pagers"), i, p) {
 		char name[32];
 

@@ -59,16 +59,18 @@ void print_home(const json_t *h)
 {
 	const json_t *refused = json_object_get(h, "refused");
 	const char *why;
-	char lent[32], used[32];
+	char lent[32], used[32], kernel[48] = "";
 	json_t *n;
 
 	if (!num(h, "lent")) {
 		printf("home: nothing is lent\n");
 		return;
 	}
-	printf("home: %s of %s lent is in use, %llu extents; %llu reads, %llu writes, %llu creates, %llu deletes\n",
+	if (num(h, "kernel_reads"))
+		snprintf(kernel, sizeof(kernel), " and %llu in the kernel", (unsigned long long)num(h, "kernel_reads"));
+	printf("home: %s of %s lent is in use, %llu extents; %llu reads%s, %llu writes, %llu creates, %llu deletes\n",
 	       bb_size_format(num(h, "used"), used, sizeof(used)), bb_size_format(num(h, "lent"), lent, sizeof(lent)),
-	       (unsigned long long)num(h, "extents"), (unsigned long long)num(h, "reads"),
+	       (unsigned long long)num(h, "extents"), (unsigned long long)num(h, "reads"), kernel,
 	       (unsigned long long)num(h, "writes"), (unsigned long long)num(h, "creates"),
 	       (unsigned long long)num(h, "deletes"));
 	if (!json_object_size(refused))

@@ -71,6 +71,8 @@ void bb_control_reckon(struct bb_control *c);
 extern const char *const bb_control_status[BB_ST_MAX];
 extern const char *const bb_control_command[BB_CONTROL_COMMANDS]; /* NULL: no command */
 
+/* What bbload attached, as of now, with why it does not serve. Return: its state in a word. */
+const char *bb_control_kernel(struct bb_control *c, struct bb_steer_stats *s);
 /* One request. may_set: the caller may change things. Return: a new reference. */
 json_t *bb_control_answer(struct bb_control *c, json_t *request, bool may_set);
 

@@ -13,6 +13,7 @@
 
 #include "control/control.h"
 #include "net/net.h"
+#include "steer_names.h"
 
 static void family(FILE *f, const char *name, const char *type, const char *help)
 {
@@ -95,6 +96,25 @@ static void faults(struct bb_control *c, FILE *f)
 		}
 }
 
+/* --- what bbload attached -------------------------------------------------------- */
+
+static void kernel(struct bb_control *c, FILE *f)
+{
+	struct bb_steer_stats s;
+
+	bb_control_kernel(c, &s);
+	one(f, "kernel_serves", "gauge", "1: programs in the kernel answer READs", s.state == BB_STEER_SERVES);
+	one(f, "kernel_slabs", "gauge", "slabs of lent memory that they read", s.slabs);
+	family(f, "kernel_packets", "counter", "what they did with packets");
+	for (unsigned int i = 0; i < BB_CNT_MAX; i++)
+		if (bb_steer_count_name(i))
+			labelled(f, "kernel_packets", "what", bb_steer_count_name(i), s.count[i]);
+	family(f, "kernel_requests", "counter", "requests that they saw, by command");
+	for (unsigned int i = 0; i < BB_CNT_NDP; i++)
+		if (bb_cmd_name(i))
+			labelled(f, "kernel_requests", "command", bb_cmd_name(i), s.count[i]);
+}
+
 /* --- home and hosts -------------------------------------------------------------- */
 
 static void home(struct bb_control *c, FILE *f)
@@ -105,7 +125,9 @@ static void home(struct bb_control *c, FILE *f)
 		bb_home_stats(c->home, &h);
 	one(f, "home_lent_bytes", "gauge", "memory lent at most", h.lent);
 	one(f, "home_used_bytes", "gauge", "memory that others hold", h.used);
-	family(f, "home_requests", "counter", "requests done");
+	one(f, "home_slab_bytes", "gauge", "slabs that there are", h.grown);
+	one(f, "home_mapped_bytes", "gauge", "of these, what the kernel can serve", h.mapped);
+	family(f, "home_requests", "counter", "requests done by bbd (kernel_packets: by the kernel)");
 	labelled(f, "home_requests", "command", "read", h.reads);
 	labelled(f, "home_requests", "command", "write", h.writes);
 	labelled(f, "home_requests", "command", "create", h.creates);
@@ -155,6 +177,7 @@ static void server(struct bb_control *c, FILE *f)
 	labelled(f, "server_dropped", "reason", "foreign_tenant", s.foreign_tenant);
 	labelled(f, "server_dropped", "reason", "duplicates", s.duplicates);
 	labelled(f, "server_dropped", "reason", "stale", s.stale);
+	labelled(f, "server_dropped", "reason", "policy", s.policy);
 	family(f, "server_requests", "counter", "requests, by command");
 	for (unsigned int i = 0; i < BB_CONTROL_COMMANDS; i++)
 		if (bb_control_command[i])
@@ -205,6 +228,7 @@ json_t *bb_control_metrics(struct bb_control *c)
 	family(f, "build_info", "gauge", "the version that runs");
 	fprintf(f, "bluebridge_build_info{version=\"%s\"} 1\n", BB_VERSION);
 	home(c, f);
+	kernel(c, f);
 	nodes(c, f);
 	programs(c, f);
 	faults(c, f);

@@ -15,6 +15,7 @@
 #include "net/inject.h"
 #include "net/net.h"
 #include "rights.h"
+#include "steer_names.h"
 
 const char *const bb_control_status[BB_ST_MAX] = {
 	[BB_ST_OK] = "ok",		     [BB_ST_MALFORMED] = "malformed", [BB_ST_VERSION] = "version",
@@ -237,17 +238,57 @@ static json_t *fault_reset(struct bb_control *c, json_t *q)
 	return json_object();
 }
 
+/* --- what bbload attached ------------------------------------------------------ */
+
+const char *bb_control_kernel(struct bb_control *c, struct bb_steer_stats *s)
+{
+	static const char *const state[] = { "off", "refused", "attached", "serves" };
+
+	bb_steer_stats(c->steer, s);
+	if (!c->steer)
+		strcpy(s->why, c->cfg->embedded ? "embedded" : !c->cfg->dev ? "no --dev" : "--kernel off");
+	else if (s->state == BB_STEER_OFF)
+		strcpy(s->why, "no programs are attached");
+	return state[s->state];
+}
+
+static json_t *kernel(struct bb_control *c)
+{
+	struct bb_steer_stats s;
+	const char *state = bb_control_kernel(c, &s);
+	json_t *o = json_pack("{s:s, s:s, s:I}", "state", state, "why", s.why, "slabs", (json_int_t)s.slabs), *cmds;
+
+	if (s.state < BB_STEER_KNOWN)
+		return o;
+	cmds = json_object();
+	for (unsigned int i = 0; i < BB_CNT_MAX; i++) {
+		char cmd[8];
+
+		if (bb_steer_count_name(i)) {
+			json_object_set_new(o, bb_steer_count_name(i), number(s.count[i]));
+		} else if (s.count[i]) {
+			snprintf(cmd, sizeof(cmd), "%u", i);
+			json_object_set_new(cmds, bb_cmd_name(i) ? bb_cmd_name(i) : cmd, number(s.count[i]));
+		}
+	}
+	json_object_set_new(o, "commands", cmds);
+	return o;
+}
+
 /* --- home and network ------------------------------------------------------- */
 
 static json_t *home_show(struct bb_control *c, json_t *q)
 {
 	struct bb_home_stats s = { 0 };
+	struct bb_steer_stats k;
 
 	if (c->home)
 		bb_home_stats(c->home, &s);
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "lent", (json_int_t)s.lent, "used",
-			 (json_int_t)s.used, "extents", (json_int_t)s.extents, "reads", (json_int_t)s.reads, "writes",
-			 (json_int_t)s.writes, "creates", (json_int_t)s.creates, "deletes", (json_int_t)s.deletes,
+	bb_steer_stats(c->steer, &k);
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "lent", (json_int_t)s.lent, "used",
+			 (json_int_t)s.used, "extents", (json_int_t)s.extents, "grown", (json_int_t)s.grown, "mapped",
+			 (json_int_t)s.mapped, "reads", (json_int_t)s.reads, "kernel_reads",
+			 (json_int_t)k.count[BB_CNT_SERVED], "writes", (json_int_t)s.writes, "creates", (json_int_t)s.creates, "deletes", (json_int_t)s.deletes,
 			 "refused", by_status(s.refused));
 }
 
@@ -261,11 +302,12 @@ static json_t *server(struct bb_control *c)
 	for (size_t i = 0; i < BB_CONTROL_COMMANDS; i++)
 		if (bb_control_command[i] && s.by_cmd[i])
 			json_object_set_new(cmds, bb_control_command[i], number(s.by_cmd[i]));
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rx_packets", (json_int_t)s.rx_packets,
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rx_packets", (json_int_t)s.rx_packets,
 			 "tx_packets", (json_int_t)s.tx_packets, "bad_tag", (json_int_t)s.bad_tag, "malformed",
 			 (json_int_t)s.malformed, "bad_version", (json_int_t)s.bad_version, "bad_command",
 			 (json_int_t)s.bad_command, "foreign_tenant", (json_int_t)s.foreign_tenant, "duplicates",
-			 (json_int_t)s.duplicates, "stale", (json_int_t)s.stale, "adopted", (json_int_t)s.adopted, "commands", cmds);
+			 (json_int_t)s.duplicates, "stale", (json_int_t)s.stale, "adopted", (json_int_t)s.adopted,
+			 "policy", (json_int_t)s.policy, "commands", cmds);
 }
 
 static json_t *net_show(struct bb_control *c, json_t *q)
@@ -284,7 +326,7 @@ static json_t *net_show(struct bb_control *c, json_t *q)
 					  (json_int_t)s.bad_tag, "malformed", (json_int_t)s.malformed, "stale",
 					  (json_int_t)s.stale, "nacks", by_status(s.nacks)));
 	}
-	return json_pack("{s:o, s:o}", "server", server(c), "pagers", pagers);
+	return json_pack("{s:o, s:o, s:o}", "server", server(c), "kernel", kernel(c), "pagers", pagers);
 }
 
 /* Of a bbd under test, see net/inject.h: shows the faults of its network, and sets others. */
@@ -317,12 +359,17 @@ static json_t *doctor_facts(struct bb_control *c, json_t *q)
 	const struct bb_config *f = c->cfg;
 	const char *last = NULL;
 	uint64_t refused = bb_rights_refused(&last);
+	struct bb_home_stats h = { 0 };
 
-	return json_pack("{s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:I, s:s, s:o}", "version", BB_VERSION, "pid",
+	if (c->home)
+		bb_home_stats(c->home, &h);
+
+	return json_pack("{s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:I, s:s, s:o, s:I, s:I, s:o}", "version", BB_VERSION, "pid",
 			 (int)getpid(), "node", (int)f->node, "tenant", (int)f->tenant, "port", (int)f->port, "dev",
 			 f->dev ? f->dev : "", "key_id", c->key_id, "key_file", c->key_file, "embedded",
 			 (int)f->embedded, "filter", bb_rights_filter(), "refused", (json_int_t)refused,
-			 "refused_last", last ? last : "", "nodes", nodes(c));
+			 "refused_last", last ? last : "", "kernel", kernel(c), "grown", (json_int_t)h.grown, "mapped",
+			 (json_int_t)h.mapped, "nodes", nodes(c));
 }
 
 static json_t *metrics_show(struct bb_control *c, json_t *q)

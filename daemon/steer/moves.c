@@ -45,13 +45,26 @@ struct bb_move_node *bb_move_node(struct bb_move_node *nodes, uint16_t node)
 	return spare;
 }
 
+static bool own_link(const struct bb_pins *p, struct bb_dev *dev)
+{
+	static const uint8_t none[6];
+
+	return p->over >= 0 && !bb_pins_dev(p, dev) && memcmp(dev->mac, none, 6) != 0;
+}
+
+bool bb_moves_can(const struct bb_pins *p)
+{
+	struct bb_dev dev;
+
+	return own_link(p, &dev);
+}
+
 /* Our own link address is asked for each time: bbload reads the device anew when it is told to. */
 static void tell_nodes(const struct bb_pins *p, struct bb_move_node *nodes)
 {
-	static const uint8_t none[6];
 	struct bb_dev dev;
 
-	if (bb_pins_dev(p, &dev) || !memcmp(dev.mac, none, 6)) {
+	if (!own_link(p, &dev)) {
 		for (int i = 0; i < BB_MOVE_NODES; i++)
 			nodes[i].known = false; /* not to be sent to */
 		return;

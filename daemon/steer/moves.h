@@ -29,6 +29,9 @@ struct bb_move_node {
 /* The node's entry, or a new one; NULL: there is no room. */
 struct bb_move_node *bb_move_node(struct bb_move_node *nodes, uint16_t node);
 
+/* Can packets be sent on to other hosts? */
+bool bb_moves_can(const struct bb_pins *p);
+
 /*
  * Makes the maps as the tables say: an override only where its node is known.
  * home and adopt may be NULL. nodes: BB_MOVE_NODES, sets wanted.

@@ -63,7 +63,8 @@ static const struct wanted cfg_map = { "bb_cfg", BPF_MAP_TYPE_ARRAY, BPF_F_MMAPA
 static const struct wanted slabs_map = { "bb_slabs", BPF_MAP_TYPE_ARRAY_OF_MAPS, 0, 4, 4, BB_STEER_SLABS_MAX };
 static const struct wanted policy_map = { "bb_policy", BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, 4, sizeof(struct bb_policy),
 					  BB_POLICY_ENTRIES };
-static const struct wanted count_map = { "bb_count", BPF_MAP_TYPE_PERCPU_ARRAY, 0, 4, sizeof(uint64_t), BB_CNT_MAX };
+/* Programs of another version may count more or less. */
+static const struct wanted count_map = { "bb_count", BPF_MAP_TYPE_PERCPU_ARRAY, 0, 4, sizeof(uint64_t), 0 };
 
 static const struct wanted over_map = { "bb_over", BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, sizeof(struct bb_over_key),
 					sizeof(struct bb_over), BB_OVER_MAX };
@@ -94,7 +95,7 @@ static int open_map(const char *dir, const struct wanted *w, struct stat *st, ch
 	}
 	ret = map_info(fd, &info);
 	if (!ret && (info.type != w->type || info.map_flags != w->flags || info.key_size != w->key ||
-		     info.value_size != w->value || info.max_entries != w->entries))
+		     info.value_size != w->value || (w->entries && info.max_entries != w->entries)))
 		ret = -EPROTO;
 	if (!ret)
 		return fd;
@@ -151,7 +152,7 @@ int bb_pins_open(struct bb_pins *p, const char *dir, char *why, size_t size)
 	version = __atomic_load_n(&p->cfg->version, __ATOMIC_ACQUIRE);
 	if (version != BB_STEER_VERSION) {
 		ret = version ? -EPROTO : -ENOENT; /* 0: bbload is still at it */
-		snprintf(why, size, "the programs at %s are of version %u, this bbd knows %u: attach with its bbload", dir,
+		snprintf(why, size, "the programs at %s are of version %u, this bbd knows %d: attach with its bbload", dir,
 			 version, BB_STEER_VERSION);
 		goto err;
 	}
@@ -218,7 +219,7 @@ int bb_pins_put_slab(const struct bb_pins *p, uint32_t index, int fd)
 {
 	struct bpf_map_info info;
 	const uint32_t value = (uint32_t)fd;
-	uint32_t id;
+	uint32_t id = 0;
 
 	/* A map is looked up as its number. */
 	if (!elem(BPF_MAP_LOOKUP_ELEM, p->slabs, &index, &id) && !map_info(fd, &info) && info.id == id)
@@ -228,7 +229,7 @@ int bb_pins_put_slab(const struct bb_pins *p, uint32_t index, int fd)
 
 void bb_pins_clear_slabs(const struct bb_pins *p, const uint8_t *stays)
 {
-	uint32_t id;
+	uint32_t id = 0;
 
 	for (uint32_t i = 0; i < BB_STEER_SLABS_MAX; i++)
 		if (!stays[i] && !elem(BPF_MAP_LOOKUP_ELEM, p->slabs, &i, &id))

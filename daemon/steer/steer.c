@@ -13,6 +13,10 @@
  * wakes it. When the pins are gone the home goes back to memfds; slabs that are
  * maps stay, and wait for programs to be attached again.
  *
+ * One bbd has a device's maps: the one that holds an abstract socket's name,
+ * which is the network namespace's own and goes with its process. Slabs of one
+ * under the number of another would be the wrong memory.
+ *
  * The policies lie at one address for ever: a page that is mapped anew, from
  * the map or from nothing, at each change. So the server reads them without a
  * lock or a look at a pointer.
@@ -25,13 +29,16 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,6 +49,9 @@
 #include "steer/pins.h"
 #include "steer_names.h"
 
+/* A bbd that was killed is taken apart a moment after its keeper knows. */
+#define CLAIM_TRIES 100
+#define CLAIM_STEP_US 20000
 #define STATS_WAIT_NS 200000000L
 #define SLAB_SHIFT BB_STEER_SLAB_SHIFT
 
@@ -49,11 +59,13 @@ struct bb_steer {
 	struct bb_steer_config cfg;
 	struct bb_home_maker maker;
 	char dir[200];
-	char said[160];			/* why it was refused, the last time */
+	char said[256];			/* why it was refused, the last time */
 	struct bb_policy *policy;	/* a page */
 	struct bb_pins pins;
 	bool open;
 	int wake;
+	int name;			/* socket whose name says that we have the maps */
+	bool named;
 	pthread_t thread;
 
 	pthread_mutex_t lock;		/* of all below */
@@ -198,7 +210,7 @@ static void sync_moves(struct bb_steer *s, bool anyway)
 	pthread_mutex_lock(&s->lock);
 	dirty = s->dirty || anyway;
 	s->dirty = false;
-	s->can_move = s->open && s->pins.over >= 0;
+	s->can_move = s->open && bb_moves_can(&s->pins);
 	memcpy(nodes, s->nodes, sizeof(nodes));
 	pthread_mutex_unlock(&s->lock);
 	if (!dirty || !s->open)
@@ -251,6 +263,35 @@ static void let_go(struct bb_steer *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Return: 0, or -errno; -EADDRINUSE: another bbd has them. */
+static int claim(struct bb_steer *s)
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	const int len = snprintf(un.sun_path + 1, sizeof(un.sun_path) - 1, "bluebridge-steer.%s", s->cfg.dev);
+
+	if (s->named)
+		return 0;
+	if (bind(s->name, (struct sockaddr *)&un, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len)))
+		return -errno;
+	s->named = true;
+	return 0;
+}
+
+static int open_pins(struct bb_steer *s, char *why, size_t size)
+{
+	int ret = bb_pins_open(&s->pins, s->dir, why, size);
+
+	if (ret)
+		return ret;
+	ret = claim(s);
+	if (!ret)
+		return 0;
+	bb_pins_close(&s->pins);
+	snprintf(why, size, "the programs at %s are another bbd's of this network namespace (%s)", s->cfg.dev,
+		 strerrordesc_np(-ret));
+	return ret;
+}
+
 static void look(struct bb_steer *s)
 {
 	char why[sizeof(s->said)] = "";
@@ -262,7 +303,7 @@ static void look(struct bb_steer *s)
 		let_go(s);
 		bb_info("programs at %s were detached or replaced", s->cfg.dev);
 	}
-	ret = bb_pins_open(&s->pins, s->dir, why, sizeof(why));
+	ret = open_pins(s, why, sizeof(why));
 	if (!ret) {
 		take_over(s);
 		return;
@@ -346,6 +387,8 @@ static void steer_free(struct bb_steer *s)
 		munmap(s->policy, BB_PAGE_SIZE);
 	if (s->wake >= 0)
 		close(s->wake);
+	if (s->name >= 0)
+		close(s->name);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->fresh);
 	free(s);
@@ -367,9 +410,10 @@ int bb_steer_start(struct bb_steer **out, const struct bb_steer_config *cfg)
 	pthread_cond_init(&s->fresh, NULL);
 	s->policy = mmap(NULL, BB_PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->name = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (s->policy == MAP_FAILED)
 		s->policy = NULL;
-	if (!s->policy || s->wake < 0 || stat("/proc/self/ns/net", &ns)) {
+	if (!s->policy || s->wake < 0 || s->name < 0 || stat("/proc/self/ns/net", &ns)) {
 		ret = -errno;
 		goto err;
 	}
@@ -381,6 +425,8 @@ int bb_steer_start(struct bb_steer **out, const struct bb_steer_config *cfg)
 		ret = -ENAMETOOLONG;
 		goto err;
 	}
+	for (int i = 0; i < CLAIM_TRIES && !stat(s->dir, &ns) && claim(s) == -EADDRINUSE; i++)
+		usleep(CLAIM_STEP_US);
 	look(s);
 	ret = -pthread_create(&s->thread, NULL, loop, s);
 	if (ret) {

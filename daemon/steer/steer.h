@@ -42,7 +42,7 @@ enum bb_steer_state {
 
 struct bb_steer_stats {
 	enum bb_steer_state state;
-	char why[160];
+	char why[256];
 	uint64_t slabs;			/* that the kernel reads */
 	uint64_t count[BB_CNT_MAX];	/* bb_count, all CPUs together; zeros while nothing is attached */
 };

@@ -113,10 +113,17 @@ struct bb_steer_cfg {
 
 struct bb_dev {
 	__u8 mac[6];		/* what neighbour solicitations are answered with */
-	__u16 pad;
+	__u16 flags;		/* BB_DEV_* */
 	__u32 mtu;
 	__u32 ifindex;
 };
+
+/*
+ * Answers go back by a redirect to the device that asked: what XDP_TX gives to a
+ * veth waits there for the next packet unless its other end has an XDP program;
+ * what is redirected needs only GRO at that end.
+ */
+#define BB_DEV_REDIRECT 0x1u
 
 /* --- bb_policy: BB_POLICY_ENTRIES values, by command ------------------------- */
 

@@ -117,11 +117,11 @@ time.sleep(60)' "$BATS_TEST_TMPDIR/ready" </dev/null >"$BATS_TEST_TMPDIR/program
 	run bbctl node -j
 	expect_json '.nodes[0].self and .nodes[0].alive and .nodes[0].transport == "local"'
 	run bbctl -j home
-	expect_json '.used == 0 and .refused == {}'
+	expect_json '.used == 0 and .refused == {} and .kernel_reads == 0 and .mapped == 0'
 	run bbctl -j fault
 	expect_json '[.remote | keys[]] == ["directory", "enter", "exit", "get data", "other", "total"] and .local.count == 0'
 	run bbctl -j net
-	expect_json '.server.rx_packets == 0 and (.pagers | length) == 1'
+	expect_json '.server.rx_packets == 0 and (.pagers | length) == 1 and .kernel.state == "off" and .kernel.why == "embedded"'
 	run bbctl -j metrics
 	expect_json '.text | startswith("# HELP")'
 }

@@ -185,9 +185,10 @@ remove_direct() {
 	DIRECT=
 }
 
-# median_of NS KEY: of 5000 READs from node 1 to node 2, in ns.
-median_of() {
-	nsenter --net="/run/netns/$1" taskset -c 0 "$BUILD/apps/bbrounds" "$2" 1 2 5000 read | jq .p50_ns
+# quick_of NS KEY: of 5000 READs from node 1 to node 2 the tenth percentile, in ns: what
+# others do on this CPU is not in it.
+quick_of() {
+	nsenter --net="/run/netns/$1" taskset -c 0 "$BUILD/apps/bbrounds" "$2" 1 2 5000 read | jq .p10_ns
 }
 
 @test "a round trip through the switch is not much longer than on one cable" {
@@ -206,14 +207,14 @@ median_of() {
 		eventually 10 sees
 		d=() b=() s=()
 		for i in 1 2 3; do
-			d+=("$(median_of "bb-$DIRECT-1" "$BATS_TEST_TMPDIR/key")")
-			b+=("$(median_of "bb-$bridge-h1" "/run/bluebridge/$bridge/key")")
-			s+=("$(median_of "bb-$switch-h1" "/run/bluebridge/$switch/key")")
+			d+=("$(quick_of "bb-$DIRECT-1" "$BATS_TEST_TMPDIR/key")")
+			b+=("$(quick_of "bb-$bridge-h1" "/run/bluebridge/$bridge/key")")
+			s+=("$(quick_of "bb-$switch-h1" "/run/bluebridge/$switch/key")")
 		done
 		best=$(jq -n "[${d[0]}, ${d[1]}, ${d[2]}] as \$d | [${b[0]}, ${b[1]}, ${b[2]}] as \$b | [${s[0]}, ${s[1]}, ${s[2]}] as \$s |
 			def m: min; \"\(\$d | m) \(\$b | m) \(\$s | m) \((\$s | m) / (\$d | m) * 100 | round)\"" | tr -d '"')
 		read -ra i <<<"$best"
-		say "MTU $mtu, best of three medians of a READ, ns: one cable ${i[0]}, bridge ${i[1]}, switch ${i[2]}: ${i[3]} % of one cable"
+		say "MTU $mtu, best tenth of the READs, ns: one cable ${i[0]}, bridge ${i[1]}, switch ${i[2]}: ${i[3]} % of one cable"
 		((i[3] < 200)) || fail "$best"
 		end_programs
 		remove_direct

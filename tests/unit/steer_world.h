@@ -193,6 +193,8 @@ static uint32_t steer_seq(const struct steer_view *v, uint64_t ptr)
 	return atomic_load(&v->side->seq[(bb_ptr_offset(ptr) & (BB_SLAB_SIZE - 1)) >> BB_PAGE_SHIFT]);
 }
 
+static _Thread_local unsigned int steer_reads;
+
 /*
  * READ of a page as the program does it: word, count, copy, both again. Return:
  * true: served. checks: without them it does not look a second time.
@@ -209,8 +211,12 @@ __attribute__((unused)) static bool steer_read(const struct steer_view *v, uint6
 		return false;
 	if (checks && seq & BB_SEQ_WRITERS)
 		return false;
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < 512; i++) {
 		page[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+		/* Now and then it loses its CPU halfway. */
+		if (i == 256 && ++steer_reads % 8 == 0)
+			sched_yield();
+	}
 	__atomic_signal_fence(__ATOMIC_SEQ_CST); /* loads stay in order on x86-64 */
 	return !checks || (steer_seq(v, ptr) == seq && steer_word(v, ptr) == word);
 }

@@ -310,6 +310,52 @@ static void test_fan(void **state)
 	goes_to(2);
 }
 
+/* A HELLO to the group from node, with its link address. */
+static void hello(uint16_t node, uint8_t mac)
+{
+	static const uint8_t group[16] = { 0xff, 0x12, [15] = 0xbb };
+
+	frame_make(&in, ptr_of(node, 0, 0), ptr_of(1, 0, 0), 1, 96);
+	memcpy(in.b + AT_IP + 24, group, 16);
+	in.b[11] = mac;
+	in.b[AT_HDR + 40] = 1;
+	in.b[AT_HDR + 42] = (uint8_t)(node >> 8);
+	in.b[AT_HDR + 43] = (uint8_t)node;
+}
+
+static void node_is(uint16_t node, uint8_t mac)
+{
+	request(1, node, BB_CMD_READ, 0);
+	assert_int_equal(run(), XDP_REDIRECT);
+	assert_int_equal(out.b[5], mac);
+}
+
+static void test_learn(void **state)
+{
+	hello(2, 0x77);
+	assert_int_equal(run_at(2), XDP_PASS);
+	unchanged();
+	node_is(2, 0x77);
+	/* Not by another's port, of another, or what is no HELLO. */
+	hello(2, 0x66);
+	run_at(3);
+	hello(99, 0x66);
+	run_at(2);
+	hello(2, 0x66);
+	in.b[AT_IP + 39] = 0xbc;
+	run_at(2);
+	hello(2, 0x66);
+	in.b[AT_IP + 6] = 6;
+	run_at(2);
+	hello(2, 0x66);
+	in.b[AT_HDR + 40] = 2;
+	run_at(2);
+	hello(2, 0x66);
+	in.len = AT_HDR + 43;
+	assert_int_equal(run_at(2), XDP_PASS);
+	node_is(2, 0x77);
+}
+
 static void test_live(void **state)
 {
 	for (unsigned int len = 0; len <= 8192; len += 4096) {
@@ -407,7 +453,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_forward),  T(test_others),   T(test_truncated),	T(test_hops),  T(test_override), T(test_policy),
-		T(test_rate),	  T(test_place),    T(test_fan),	T(test_live),  T(test_copy),	 T2(test_forward),
+		T(test_rate),	  T(test_place),    T(test_fan),	T(test_live),  T(test_copy),	 T(test_learn),
+		T2(test_forward), T2(test_learn),
 		T2(test_others),  T2(test_truncated), T2(test_hops),	T2(test_override), T2(test_policy), T2(test_rate),
 		T2(test_place),	  T2(test_fan),	    T2(test_live),	T2(test_copy),
 	};

@@ -69,7 +69,7 @@ static void bad_values(void **state)
 		{ "--local", "101%" },	{ "--local", "%" },    { "--spin", "-5" },    { "--deadline", "1" },
 		{ "--log", "loud" },	{ "--pagers", "65" },  { "--tenant", "70000" }, { "--dev", "no-such-link" },
 		{ "--nonsense", "1" },	{ "--store", "/tmp" }, { "--quota", "1X" },   { "word", "word" },
-		{ "--keep", "-1" },	{ "--replicas", "3" },	{ "--keep", "100000" },
+		{ "--keep", "-1" },	{ "--replicas", "3" },	{ "--kernel", "on" },	{ "--keep", "100000" },
 		{ "--socket", "" },	{ "--key", "" },       { "--store", "" },     { "--peer", "" },
 	};
 

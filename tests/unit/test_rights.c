@@ -118,6 +118,19 @@ static void test_an_intruder_ends_it(void **state)
 	}
 }
 
+static int calls_bpf(void)
+{
+	syscall(SYS_bpf, 0, NULL, 0);
+	return BROKEN;
+}
+
+static void test_bpf_is_steers(void **state)
+{
+	need_filter();
+	for (int role = BB_ROLE_CONTROL; role < BB_ROLE_MAX; role++)
+		assert_int_equal(in_role((enum bb_role)role, &all, calls_bpf), role == BB_ROLE_STEER ? BROKEN : BB_RIGHTS_EXIT);
+}
+
 static int refuses_the_rest(void)
 {
 	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -214,6 +227,27 @@ static void test_capabilities(void **state)
 	assert_int_equal(in_role(BB_ROLE_MAIN, &c, count_caps), 0);
 }
 
+static int bpf_caps(void)
+{
+	const uint64_t bpf = 1ULL << 39 | 1ULL << 38;
+
+	return (caps(false) & bpf ? 1 : 0) + (caps(true) & bpf ? 2 : 0) + (caps(true) & ~bpf & ~(1ULL << CAP_NET_ADMIN) ? 4 : 0);
+}
+
+static void test_capabilities_for_bpf(void **state)
+{
+	struct bb_rights_config c = { .network = true, .kernel = true };
+	const int may = geteuid() == 0 && caps(false) >> 39 & 1 ? 3 : 0;
+
+	assert_int_equal(in_role(BB_ROLE_STEER, &c, bpf_caps), may);
+	assert_int_equal(in_role(BB_ROLE_MAIN, &c, bpf_caps), may & 2);
+	for (int role = BB_ROLE_CONTROL; role < BB_ROLE_STEER; role++)
+		assert_int_equal(in_role((enum bb_role)role, &c, bpf_caps), 0);
+	c.kernel = false;
+	assert_int_equal(in_role(BB_ROLE_STEER, &c, bpf_caps), 0);
+	assert_int_equal(in_role(BB_ROLE_MAIN, &c, bpf_caps), 0);
+}
+
 static void test_off(void **state)
 {
 	struct bb_rights_config c = all;
@@ -227,6 +261,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refused_and_named_once),
 		cmocka_unit_test(test_an_intruder_ends_it),
+		cmocka_unit_test(test_bpf_is_steers),
+		cmocka_unit_test(test_capabilities_for_bpf),
 		cmocka_unit_test(test_runnable_memory_sockets_others),
 		cmocka_unit_test(test_a_signal_that_is_no_call),
 		cmocka_unit_test(test_malloc_is_not_told_of),

@@ -3,6 +3,10 @@
  * Packets put into the server by hand, in orders that the network seldom makes:
  * late, twice, forged. And the session window itself.
  */
+#include <netinet/in.h> /* the C library's IPv6 before the kernel's */
+
+#include <bluebridge/steer.h>
+
 #include "net_world.h"
 
 #include "net/serve.h"
@@ -231,6 +235,46 @@ static void test_forged(void **state)
 	assert_int_equal(serve.stats.bad_version, 1);
 }
 
+/* The kernel's policies hold here as well; rates are its own. */
+static void test_policy(void **state)
+{
+	struct bb_policy p[BB_POLICY_ENTRIES] = { 0 };
+	uint64_t x;
+
+	serve.policy = p;
+	x = create(1);
+	p[BB_CMD_READ].action = BB_ACT_REFUSE;
+	p[BB_CMD_CREATE].action = BB_ACT_DROP;
+	p[BB_CMD_DELETE].action = BB_ACT_RATE;
+	assert_int_equal(put(BB_CMD_READ, x, MSG(.length = 4096), NULL, 0), BB_ST_COMMAND);
+	assert_int_equal(put(BB_CMD_CREATE, 0, MSG(.id = 2, .floor = 2, .length = 4), (uint8_t[]){ 0, 0, 0, 1 }, 4), -1);
+	assert_int_equal(serve.stats.policy, 2);
+	/* Not even a refusal to one who does not know the key. */
+	assert_int_equal(put_from(ASKER, BB_CMD_READ, x, MSG(.length = 4096), NULL, 0, true), -1);
+	assert_int_equal(put(BB_CMD_DELETE, x, MSG(.id = 2, .floor = 2), NULL, 0), BB_ST_OK);
+	assert_int_equal(serve.stats.policy, 2);
+}
+
+static void no_wake(void *arg)
+{
+}
+
+/* More memory is being made: the asker hears BUSY, and its request is new when it comes again. */
+static void test_busy(void **state)
+{
+	const struct bb_home_maker maker = { no_wake, NULL };
+	uint8_t count[4] = { 0, 0, 0, 1 };
+	uint64_t index;
+
+	bb_home_maps(w.home, &maker);
+	assert_int_equal(put(BB_CMD_CREATE, 0, MSG(.id = 1, .floor = 1, .length = 4), count, 4), BB_ST_BUSY);
+	assert_int_equal(put(BB_CMD_CREATE, 0, MSG(.id = 1, .floor = 1, .length = 4), count, 4), BB_ST_BUSY);
+	assert_int_equal(serve.stats.duplicates, 0);
+	assert_true(bb_home_claim(w.home, &index));
+	assert_int_equal(bb_home_give(w.home, index, -ENOMEM), -ENOMEM);
+	create(1);
+}
+
 /* Sessions end by time, never for room. */
 static void test_sessions(void **state)
 {
@@ -263,6 +307,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_refused_once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_create_twice, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_forged, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_policy, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_busy, set_up, tear_down),
 		cmocka_unit_test(test_sessions),
 	};
 
