@@ -63,12 +63,29 @@ static void look_at(struct bb_moving *m, uint16_t node)
 	}
 }
 
+/* Packets for their homes are to come up here. */
+static void take_packets(struct bb_moving *m)
+{
+	uint16_t homes[BB_PEERS_ADOPT];
+	struct bb_adopt_entry e;
+	unsigned int n = 0, k;
+
+	for (uint32_t i = 0; n < BB_PEERS_ADOPT && bb_adopt_next(m->adopt, &i, &e);) {
+		for (k = 0; k < n && homes[k] != e.node; k++)
+			;
+		if (k == n)
+			homes[n++] = e.node;
+	}
+	bb_peers_adopt(m->peers, homes, n);
+}
+
 static void tick(void *arg)
 {
 	uint16_t nodes[BB_MOVING_NODES];
 	struct bb_moving *m = arg;
 	unsigned int n = bb_steer_nodes(m->steer, nodes, BB_MOVING_NODES);
 
+	take_packets(m);
 	for (unsigned int i = 0; i < n; i++) {
 		link_to(m, nodes[i]);
 		look_at(m, nodes[i]);
