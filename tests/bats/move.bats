@@ -38,7 +38,10 @@ touching() {
 # All of the program's pages have been out once.
 has_extents() { (($(ctl h2 -j extent show | jq '.extents | length') >= 20)); }
 
-verified() { wait "$TOUCH" && grep -q 'every page verified' "$BATS_TEST_TMPDIR/touch" || fail "$(<"$BATS_TEST_TMPDIR/touch")"; }
+verified() {
+	wait "$TOUCH" || fail "$(<"$BATS_TEST_TMPDIR/touch")"
+	grep -q 'every page verified' "$BATS_TEST_TMPDIR/touch" || fail "$(<"$BATS_TEST_TMPDIR/touch")"
+}
 
 # Those of h2 that are still there.
 extents() { ctl h2 -j extent show | jq -r '.extents[] | select(.state == "here").extent'; }
@@ -64,6 +67,13 @@ move_all() {
 	done
 }
 
+# Of h2's device: those that there are, and how many the programs are told that there are.
+overrides() {
+	"$BUILD/bbload" show -j --netns "bb-$RACK-h2" | jq -r '[.. | objects | .overrides?] | "\(map(arrays | length) | add // 0) \(map(numbers) | add // 0)"'
+}
+
+no_overrides() { [[ $(overrides) == "0 0" ]]; }
+
 nothing_left() {
 	[[ $(ctl h2 -j extent show) == '{"extents":[],"adopted":[]}' && $(ctl h3 -j extent show) == '{"extents":[],"adopted":[]}' ]]
 }
@@ -77,6 +87,7 @@ nothing_left() {
 	((MOVED >= 20))
 	expect_equal "$(ctl h3 -j extent show | jq '.adopted | length')" "$MOVED"
 	expect_equal "$(ctl h2 -j extent show | jq '[.extents[] | select(.state == "moved" and .to == 3)] | length')" "$MOVED"
+	expect_equal "$(overrides)" "$MOVED $MOVED"
 	# Nothing of it is h2's any more; h3 answers WRITEs in bbd and READs in the kernel.
 	sleep 1
 	reads=$(net h2 '.kernel.served + .server.commands.read + .server.commands.read_run + .server.commands.write')
@@ -95,6 +106,7 @@ nothing_left() {
 	eventually 10 nothing_left
 	expect_equal "$(ctl h2 -j home show | jq .used)" 0
 	expect_equal "$(ctl h3 -j home show | jq .used)" 0
+	eventually 5 no_overrides
 }
 
 @test "the same with MTU 1500 and with loss, duplicates and delay" {

@@ -6,6 +6,7 @@
  */
 #include "net_world.h"
 
+#include "keep/keep.h"
 #include "net/adopt.h"
 #include "net/serve.h"
 
@@ -23,6 +24,8 @@ struct host {
 	struct bb_peers *peers;
 	struct bb_adopt *adopt;
 	struct bb_serve serve;
+	struct bb_keep *keep; /* NULL: it does not outlive itself */
+	char path[64];
 };
 
 static struct host a, b;
@@ -182,19 +185,24 @@ static uint64_t move(uint64_t ptr, uint64_t id)
 	return local;
 }
 
-static void host_new(struct host *h, uint16_t node, uint32_t boot)
+static void host_start(struct host *h)
 {
-	const struct bb_home_config hc = { .lend = 256 << 20 };
+	const struct bb_home_config hc = { .lend = 256 << 20, .keep = h->keep };
 
-	*h = (struct host){ .node = node, .boot = boot };
 	assert_int_equal(bb_home_new(&h->home, &hc), 0);
-	h->peers = world_peers(node, boot, 0, &key);
-	assert_int_equal(bb_adopt_new(&h->adopt, h->home, NULL), 0);
-	assert_int_equal(bb_serve_init(&h->serve, h->peers, h->home, NULL), 0);
+	h->peers = world_peers(h->node, h->boot, 0, &key);
+	assert_int_equal(bb_adopt_new(&h->adopt, h->home, h->keep), 0);
+	assert_int_equal(bb_serve_init(&h->serve, h->peers, h->home, h->keep), 0);
 	h->serve.send = take;
 	h->serve.adopt = h->adopt;
 	h->serve.may_move = may_move;
 	h->serve.moved = on_move;
+}
+
+static void host_new(struct host *h, uint16_t node, uint32_t boot)
+{
+	*h = (struct host){ .node = node, .boot = boot };
+	host_start(h);
 }
 
 static void host_free(struct host *h)
@@ -221,6 +229,43 @@ static int tear_down(void **state)
 	host_free(&a);
 	host_free(&b);
 	return 0;
+}
+
+/* Both with a keeper. */
+static int set_up_kept(void **state)
+{
+	struct host *all[] = { &a, &b };
+
+	memset(&key, 0, sizeof(key));
+	bb_key_derive(&key);
+	attached = true;
+	/* Keepers fork: before any thread. */
+	for (int i = 0; i < 2; i++) {
+		*all[i] = (struct host){ .node = i ? B : A, .boot = i ? BOOT_B : BOOT_A };
+		snprintf(all[i]->path, sizeof(all[i]->path), "/tmp/bb-test-move-%d-%d", (int)getpid(), i);
+		assert_int_equal(bb_keep_open(&all[i]->keep, all[i]->path, 60000), 0);
+	}
+	host_start(&a);
+	host_start(&b);
+	return 0;
+}
+
+static int tear_down_kept(void **state)
+{
+	host_free(&a);
+	host_free(&b);
+	bb_keep_close(a.keep, false);
+	bb_keep_close(b.keep, false);
+	return 0;
+}
+
+/* It is killed, and another goes on: nothing is written at the end of the one before. */
+static void restart(struct host *h)
+{
+	host_free(h);
+	bb_keep_close(h->keep, true);
+	assert_int_equal(bb_keep_open(&h->keep, h->path, 60000), 0);
+	host_start(h);
 }
 
 /* --- the whole of it ------------------------------------------------------------ */
@@ -421,6 +466,121 @@ static void test_owner_gone(void **state)
 	assert_int_equal(update(x, BB_UPDATE_RELEASE, TOKEN, 4), BB_ST_GENERATION);
 }
 
+/* --- killed between two steps --------------------------------------------------------- */
+
+static uint64_t extents_of(struct host *h)
+{
+	struct bb_home_stats st;
+
+	bb_home_stats(h->home, &st);
+	return st.extents;
+}
+
+static void test_old_home_killed(void **state)
+{
+	uint64_t x = create(1, 0), y = create(2, 0);
+	struct bb_home_extent e;
+
+	assert_int_equal(write_to(&a, x, 3, 3, 30), BB_ST_OK);
+	assert_int_equal(write_to(&a, y, 4, 4, 40), BB_ST_OK);
+	assert_int_equal(update(x, BB_UPDATE_BEGIN, TOKEN, 1), BB_ST_OK);
+	step_copy(x, step_create(x));
+	bb_adopt_set(b.adopt, A, x, BB_ADOPT_COMMITTING);
+	/* Before the commit: it knows nothing of it. */
+	restart(&a);
+	assert_int_equal(write_to(&a, x, 5, 5, 50), BB_ST_OK);
+	assert_int_equal(update(x, BB_UPDATE_COMMIT, TOKEN, 2), BB_ST_GENERATION);
+	assert_int_equal(read_from(&a, x), 50);
+	/* After it: it is B's. */
+	move(y, 3);
+	restart(&a);
+	assert_int_equal(read_from(&a, y), -BB_ST_BUSY);
+	assert_int_equal(write_to(&a, y, 6, 6, 60), BB_ST_BUSY);
+	assert_int_equal(update(y, BB_UPDATE_COMMIT, TOKEN, 5), BB_ST_OK);
+	assert_int_equal(extents_of(&a), 2);
+	for (uint32_t i = 0; bb_home_next(a.home, &i, &e);)
+		assert_true(e.ptr == y ? e.moved && e.to == B : e.ptr == x && !e.moved);
+	assert_int_equal(read_from(&b, y), 40);
+	assert_int_equal(update(y, BB_UPDATE_RELEASE, TOKEN, 6), BB_ST_OK);
+	assert_int_equal(extents_of(&a), 1);
+}
+
+/* What it had seen last before it was killed is not known any more: it says more, never less. */
+static void test_old_home_killed_sessions(void **state)
+{
+	uint64_t x = create(1, 0);
+
+	assert_int_equal(write_to(&a, x, 300, 100, 30), BB_ST_OK);
+	assert_int_equal(write_to(&a, x, 301, 100, 31), BB_ST_OK);
+	restart(&a);
+	assert_int_equal(write_to(&a, x + 4096, 101, 100, 1), BB_ST_OK);
+	move(x, 1);
+	assert_int_equal(write_to(&b, x, 300, 100, 30), BB_ST_STALE);
+	assert_int_equal(write_to(&b, x, 301, 301, 31), BB_ST_STALE);
+	assert_int_equal(read_from(&b, x), 31);
+	assert_int_equal(write_to(&b, x, 1000, 1000, 99), BB_ST_OK);
+}
+
+static void test_new_home_killed(void **state)
+{
+	uint64_t x = create(1, 0), orphan;
+	struct bb_home_who owner = { .node = OWNER };
+	struct bb_adopt_entry e;
+
+	assert_int_equal(write_to(&a, x, 2, 2, 20), BB_ST_OK);
+	/* Between the extent and its entry, and while it copies: nothing is left. */
+	assert_int_equal(update(x, BB_UPDATE_BEGIN, TOKEN, 1), BB_ST_OK);
+	assert_int_equal(bb_home_create(b.home, owner, BB_HOME_ADOPTED, &orphan), BB_ST_OK);
+	step_copy(x, step_create(x));
+	assert_int_equal(extents_of(&b), 2);
+	restart(&b);
+	assert_int_equal(extents_of(&b), 0);
+	assert_int_equal(bb_adopt_count(b.adopt), 0);
+	assert_int_equal(read_from(&b, x), -BB_ST_BOUNDS);
+	assert_int_equal(update(x, BB_UPDATE_ABORT, TOKEN, 2), BB_ST_OK);
+	/* It has asked, and does not know the answer. */
+	assert_int_equal(update(x, BB_UPDATE_BEGIN, TOKEN, 3), BB_ST_OK);
+	step_copy(x, step_create(x));
+	bb_adopt_set(b.adopt, A, x, BB_ADOPT_COMMITTING);
+	assert_int_equal(update(x, BB_UPDATE_COMMIT, TOKEN, 4), BB_ST_OK);
+	restart(&b);
+	assert_true(bb_adopt_find(b.adopt, A, x + 5000, &e));
+	assert_int_equal(e.state, BB_ADOPT_COMMITTING);
+	assert_int_equal(e.token, TOKEN);
+	assert_int_equal(read_from(&b, x), -BB_ST_BUSY);
+	assert_int_equal(update(x, BB_UPDATE_COMMIT, e.token, 5), BB_ST_OK);
+	step_serve(x);
+	assert_int_equal(write_to(&b, x + 4096, 3, 3, 30), BB_ST_OK);
+	/* It serves on, and knows what is stale. */
+	restart(&b);
+	assert_int_equal(read_from(&b, x), 20);
+	assert_int_equal(read_from(&b, x + 4096), 30);
+	assert_int_equal(write_to(&b, x, 2, 2, 99), BB_ST_STALE);
+	assert_int_equal(put(&b, OWNER, A, BB_CMD_DELETE, x, MSG(.id = 4, .floor = 4), NULL, 0), BB_ST_OK);
+	/* And what it still has to say. */
+	restart(&b);
+	assert_true(bb_adopt_find(b.adopt, A, x, &e));
+	assert_int_equal(e.state, BB_ADOPT_LEAVING);
+	assert_int_equal(extents_of(&b), 0);
+	assert_int_equal(update(x, BB_UPDATE_RELEASE, e.token, 6), BB_ST_OK);
+	assert_int_equal(extents_of(&a), 0);
+}
+
+/* It has started anew: what went there is lost, and said to be. */
+static void test_new_home_lost(void **state)
+{
+	uint64_t x = create(1, 0);
+
+	world_hear(a.peers, B, BOOT_B, 0);
+	move(x, 1);
+	assert_int_equal(bb_home_moved_lost(a.home, B, BOOT_B), 0);
+	assert_int_equal(bb_home_moved_lost(a.home, 9, BOOT_B + 1), 0);
+	assert_int_equal(read_from(&a, x), -BB_ST_BUSY);
+	assert_int_equal(bb_home_moved_lost(a.home, B, BOOT_B + 1), 1);
+	assert_int_equal(read_from(&a, x), -BB_ST_GENERATION);
+	assert_int_equal(extents_of(&a), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -430,6 +590,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_asked_twice, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_mover_gone, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_owner_gone, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_new_home_lost, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_old_home_killed, set_up_kept, tear_down_kept),
+		cmocka_unit_test_setup_teardown(test_old_home_killed_sessions, set_up_kept, tear_down_kept),
+		cmocka_unit_test_setup_teardown(test_new_home_killed, set_up_kept, tear_down_kept),
 	};
 
 	bb_log_init("test_move", BB_LOG_ERROR);
