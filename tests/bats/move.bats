@@ -170,20 +170,23 @@ nothing_left() {
 	move_all
 	"${rule[@]}" del to fdbb:0:2::/48 iif eth0 lookup 178
 	verified
-	"${rule[@]}" del iif eth0 lookup 100
 	eventually 10 nothing_left
+	# And without programs at h3, so that READs come up as well.
+	"$BUILD/bbload" detach --netns "bb-$RACK-h3" --dev eth0
+	run "${rule[@]}" show
+	expect_no_output "lookup 100"
 	touching 8
 	move_all
 	verified
+	(($(net h3 '.server.commands.read + .server.commands.read_run') > 100))
 	eventually 10 nothing_left
 	touching 40
 	move_all
-	# READs are taken before the routes are looked at, WRITEs are not: they end by their deadline.
 	"${rule[@]}" del to fdbb:0:2::/48 iif eth0 lookup 178
 	! wait "$TOUCH" || fail "a program went on without its pages: $(<"$BATS_TEST_TMPDIR/touch")"
 	run cat "/run/bluebridge/$RACK/h1/bbd.log"
 	expect_output "host 2 did not answer in time"
-	"${rule[@]}" add iif eth0 lookup 100
+	"${rule[@]}" add to fdbb:0:2::/48 iif eth0 lookup 178 pref 178
 	touching 6
 	move_all
 	verified
