@@ -317,6 +317,15 @@ static __always_inline int adopted(struct request *q, const struct bb_gptr *dst)
 	return 0;
 }
 
+/* One in 65,536 whole sums looks like that of the pseudo-header alone; but it is right. */
+static __always_inline int is_partial(const struct bb_packet *p)
+{
+	const __u64 pseudo = bb_pseudo(p);
+
+	return p->udp.check == (__u16)bb_fold(pseudo) &&
+	       bb_fold(bb_sum(&p->udp, sizeof(p->udp) + sizeof(p->h), pseudo)) != 0xffff;
+}
+
 /* Return: 0; NEXT; DROP where nobody wants it. Fills in q. */
 static __always_inline int look(struct __sk_buff *skb, struct request *q)
 {
@@ -368,7 +377,7 @@ static __always_inline int look(struct __sk_buff *skb, struct request *q)
 	q->tenant = src.tenant;
 	q->pages = len >> BB_PAGE_SHIFT;
 	q->small = p->h.flags & BB_F_SMALL;
-	q->partial = p->udp.check == (__u16)bb_fold(bb_pseudo(p));
+	q->partial = is_partial(p);
 	__builtin_memcpy(&q->eth, eth, sizeof(q->eth));
 	__builtin_memcpy(&q->p, p, sizeof(q->p));
 	return 0;

@@ -178,6 +178,9 @@ static bool routed(const struct in6_addr *a, bool local)
 		    strlen(dst) != 32 || !parse_hex(dst, &net) || bits < PREFIX_MIN || bits < best ||
 		    !covers(&net, bits, a))
 			continue;
+		/* bbload's, of adopted pages, in a table of its own. */
+		if (bits == PREFIX_MIN && flags & RTF_LOCAL)
+			continue;
 		/* Several of one length: any that will do. */
 		if (bits > best)
 			found = false;

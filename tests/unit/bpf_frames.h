@@ -11,6 +11,7 @@
 #include <linux/if_ether.h>
 #include <linux/ipv6.h>
 #include <linux/udp.h>
+#include <stddef.h>
 #include <string.h>
 
 #include <bluebridge/gptr.h>
@@ -21,10 +22,14 @@
 #define AT_UDP 54
 #define AT_HDR 62
 
+/* Placed so that what follows Ethernet is aligned. */
 struct frame {
-	unsigned int len;
+	_Alignas(8) unsigned int len;
+	uint8_t pad[6];
 	uint8_t b[FRAME_MAX];
 };
+
+_Static_assert((offsetof(struct frame, b) + AT_HDR) % 8 == 0, "headers lie as they like to");
 
 static struct bb_gptr ptr_of(uint16_t node, uint8_t cmd, uint64_t ptr)
 {

@@ -194,6 +194,8 @@ static uint32_t steer_seq(const struct steer_view *v, uint64_t ptr)
 }
 
 static _Thread_local unsigned int steer_reads;
+/* What happens when a reader of this thread has copied half a page; NULL: now and then it loses its CPU. */
+static _Thread_local void (*steer_halfway)(void);
 
 /*
  * READ of a page as the program does it: word, count, copy, both again. Return:
@@ -213,8 +215,11 @@ __attribute__((unused)) static bool steer_read(const struct steer_view *v, uint6
 		return false;
 	for (int i = 0; i < 512; i++) {
 		page[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
-		/* Now and then it loses its CPU halfway. */
-		if (i == 256 && ++steer_reads % 8 == 0)
+		if (i != 256)
+			continue;
+		if (steer_halfway)
+			steer_halfway();
+		else if (++steer_reads % 8 == 0)
 			sched_yield();
 	}
 	__atomic_signal_fence(__ATOMIC_SEQ_CST); /* loads stay in order on x86-64 */

@@ -353,6 +353,62 @@ static void *reader(void *arg)
 	return NULL;
 }
 
+static void half_done(void)
+{
+	void *data;
+
+	if (bb_home_get(th, alice, fixed, 4096, true, &data) != BB_ST_OK)
+		abort();
+	fill(data, 2);
+	bb_home_put(th, fixed, 4096, true);
+}
+
+/* Deleted, given to bob and filled by him, all while the page is copied. */
+static void given_away(void)
+{
+	uint64_t p;
+	void *data;
+
+	if (bb_home_delete(th, alice, fixed) != BB_ST_OK)
+		abort();
+	do {
+		if (bb_home_create(th, bob, 0, &p) != BB_ST_OK)
+			abort();
+	} while (bb_ptr_offset(p) != bb_ptr_offset(fixed));
+	if (bb_home_get(th, bob, p, 4096, true, &data) != BB_ST_OK)
+		abort();
+	fill(data, 3);
+	bb_home_put(th, p, 4096, true);
+}
+
+/* The two that the checks are for, each at the worst moment; without the checks they are seen. */
+static void at_the_worst_moment(void **state)
+{
+	void (*const what[2])(void) = { half_done, given_away };
+	uint64_t page[512];
+	void *data;
+
+	th = home_of(2 * MIB, NULL);
+	bb_home_maps(th, &maker);
+	give(th, &tv);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(bb_home_create(th, alice, 0, &fixed), BB_ST_OK);
+		assert_int_equal(bb_home_get(th, alice, fixed, 4096, true, &data), BB_ST_OK);
+		fill(data, 1);
+		assert_false(steer_read(&tv, fixed, 3, 1, page, true)); /* it is being written */
+		bb_home_put(th, fixed, 4096, true);
+		assert_true(steer_read(&tv, fixed, 3, 1, page, true));
+		steer_halfway = what[i / 2];
+		assert_int_equal(steer_read(&tv, fixed, 3, 1, page, i % 2), !(i % 2));
+		steer_halfway = NULL;
+		assert_true(page[0] == 1 && page[511] == (i < 2 ? 2 : 3));
+		bb_home_reclaim(th, alice);
+		bb_home_reclaim(th, bob);
+	}
+	steer_unview(&tv);
+	bb_home_free(th);
+}
+
 static void never_torn_never_anothers(void **state)
 {
 	void *(*const body[4])(void *) = { writer, renewer, reader, reader };
@@ -365,8 +421,8 @@ static void never_torn_never_anothers(void **state)
 	assert_int_equal(bb_home_create(th, alice, 0, &fixed), BB_ST_OK);
 	for (int i = 0; i < 4; i++)
 		assert_int_equal(pthread_create(&t[i], NULL, body[i], arg[i]), 0);
-	/* Until the reader that does not check has seen both; 1.5 s at least, on a loaded machine more. */
-	for (int i = 0; i < 600 && (i < 15 || !torn[0] || !foreign[0] || served[1] < 1000); i++)
+	/* Until the reader that does not check has seen one; 1.5 s at least, on a loaded machine more. */
+	for (int i = 0; i < 600 && (i < 15 || !torn[0] || served[1] < 1000); i++)
 		usleep(100000);
 	stop = true;
 	for (int i = 0; i < 4; i++)
@@ -377,7 +433,6 @@ static void never_torn_never_anothers(void **state)
 	assert_int_equal(foreign[1], 0);
 	assert_true(served[1] >= 1000);
 	assert_true(torn[0] > 0);
-	assert_true(foreign[0] > 0);
 	steer_unview(&tv);
 	bb_home_free(th);
 }
@@ -387,6 +442,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(published_while_it_lives), cmocka_unit_test(grows_ahead),
 		cmocka_unit_test(attached_and_detached),    cmocka_unit_test(killed_amid_it_all),
+		cmocka_unit_test(at_the_worst_moment),
 		cmocka_unit_test(never_torn_never_anothers),
 	};
 

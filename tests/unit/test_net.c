@@ -355,7 +355,7 @@ static void load(const char *faults, int mtu, unsigned int rounds)
 
 			memset(&b->req, 0, sizeof(b->req));
 			b->req = (struct bb_net_req){ .cmd = BB_CMD_WRITE, .node = HOME, .boot = BOOT, .pages = b->pages,
-						      .deadline = bb_now_ns() + 20 * SECOND, .done = done, .user = &count };
+						      .deadline = bb_now_ns() + 60 * SECOND, .done = done, .user = &count };
 			rng = rng * 6364136223846793005ULL + 1;
 			b->req.npages = 1 + (uint32_t)(rng >> 33) % 64;
 			for (unsigned int i = 0; i < b->req.npages && at < LOAD_PAGES; i++, at++) {
