@@ -56,10 +56,7 @@ static bool may_move(void *arg, uint16_t to)
 	return attached;
 }
 
-static void on_move(void *arg)
-{
-	moved++;
-}
+static void on_move(void *arg) { moved++; }
 
 /*
  * A packet that the network brings to host h, for the address of node home.
