@@ -13,7 +13,9 @@
  *  - what is no IPv6, or not to a pointer (HELLO to the link's group: the bridge
  *    floods it);
  *  - neighbour discovery, whose hop limit says that no one steered it;
- *  - what goes to a node without an entry: the bridge may know its host.
+ *  - what goes to a node without an entry: the bridge may know its host;
+ *  - a request for a node that this node's own host has sent: an extent of it has
+ *    moved, and bb_host there sends it on to the new owner's link address.
  *
  * A steered packet has its hop limit lowered, so that two hosts that steer to
  * each other do not keep it for ever. Its IPv6 addresses stay as they are: the
@@ -85,6 +87,11 @@ static __always_inline enum bb_fate place(const struct bb_frame *f, __u16 *node)
 	return *node ? BB_TO : BB_LEFT;
 }
 
+static __always_inline int same_link(const __u8 *a, const __u8 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+}
+
 static __always_inline enum bb_fate request(const struct bb_frame *f, const struct bb_gptr *dst, struct bb_verdict *v)
 {
 	const __u32 cmd = dst->cmd;
@@ -116,6 +123,9 @@ static __always_inline enum bb_fate request(const struct bb_frame *f, const stru
 	v->n = bpf_map_lookup_elem(&bb_nodes, &node);
 	if (!v->n)
 		return node == dst->node && node != BB_NODE_ANY ? BB_LEFT : drop(BB_CNT_DROP_NODE);
+	/* Its own host sends it on, by the new owner's link address: the bridge knows that one. */
+	if (!to && node == dst->node && v->n->ifindex == f->ifindex && same_link(f->eth->h_source, v->n->mac))
+		return BB_LEFT;
 	if (to)
 		bb_count_one(BB_CNT_REDIRECTED);
 	else if (dst->node == BB_NODE_ANY)

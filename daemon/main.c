@@ -279,6 +279,7 @@ static int start_steer(struct bb_control *c, const struct bb_peers_config *pc)
 		.k0 = pc->key.k0,
 		.k1 = pc->key.k1,
 		.home = c->home,
+		.adopt = c->moving.adopt,
 		.store = c->cfg->store,
 	};
 	int r = bb_steer_start(&c->steer, &sc);
@@ -382,6 +383,13 @@ int main(int argc, char **argv)
 		}
 		bb_peers_own(c.peers, cfg.lend, cfg.lend);
 	}
+	if (!cfg.embedded) {
+		r = bb_moving_open(&c.moving, c.peers, c.home, c.keep);
+		if (r < 0) {
+			bb_error("cannot keep a table of extents that moved here (%s)", strerrordesc_np(-r));
+			goto out;
+		}
+	}
 	/* Before anybody is told that we are here: an earlier bbd's pages are served no more. */
 	if (steers(&cfg)) {
 		r = start_steer(&c, &pc);
@@ -394,6 +402,8 @@ int main(int argc, char **argv)
 			.spin_us = cfg.spin_us,
 			.keep = c.keep,
 			.policy = c.steer ? bb_steer_policy(c.steer) : NULL,
+			.adopt = c.moving.adopt,
+			.moves = bb_moving_hooks(&c.moving, c.steer),
 		};
 
 		if (!cfg.dev && !cfg.npeers)
@@ -402,6 +412,13 @@ int main(int argc, char **argv)
 		if (r < 0) {
 			bb_error("cannot serve UDP port %u (%s)%s", cfg.port, strerrordesc_np(-r),
 				 r == -EADDRINUSE ? "; another bbd runs here: stop it, or give --port" : "");
+			goto out;
+		}
+	}
+	if (c.server) {
+		r = bb_moving_start(&c.moving, c.server);
+		if (r < 0) {
+			bb_error("mover: cannot start (%s)", strerrordesc_np(-r));
 			goto out;
 		}
 	}
@@ -419,9 +436,11 @@ out:
 	close(listener);
 	for (unsigned int i = 0; i < c.npagers; i++)
 		bb_pager_stop(c.pagers[i], leave);
+	bb_moving_stop(&c.moving);
 	if (c.server)
 		bb_server_stop(c.server, leave);
 	bb_steer_stop(c.steer, leave || (status && is_worth_keeping(c.keep)));
+	bb_moving_close(&c.moving);
 	if (c.peers)
 		bb_peers_free(c.peers);
 	if (c.home)

@@ -7,8 +7,9 @@
  *	server	  CAP_NET_ADMIN with routes	allow-list
  *	pager	  none				allow-list
  *	control	  none				allow-list
+ *	mover	  none				a pager's
  *	scrubber  none				allow-list
-	steer	  CAP_BPF, CAP_PERFMON		allow-list, the only one with bpf
+ *	steer	  CAP_BPF, CAP_PERFMON		allow-list, the only one with bpf
  *
  * Names of peers are looked up in threads that the server starts: they have its
  * rights. Main only waits, and sees no byte from outside. It keeps CAP_NET_ADMIN among

@@ -45,7 +45,8 @@ static void put64(uint8_t *p, uint64_t v)
 
 bool bb_wire_tracked(uint8_t cmd)
 {
-	return cmd == BB_CMD_WRITE || cmd == BB_CMD_CREATE || cmd == BB_CMD_ALLOC_WRITE || cmd == BB_CMD_DELETE;
+	return cmd == BB_CMD_WRITE || cmd == BB_CMD_CREATE || cmd == BB_CMD_ALLOC_WRITE || cmd == BB_CMD_DELETE ||
+	       cmd == BB_CMD_UPDATE;
 }
 
 /* --- headers ------------------------------------------------------------ */
@@ -134,6 +135,17 @@ static bool create_ok(const struct bb_gptr *dst, const struct bb_msg *m)
 	return n >= 1 && n <= BB_CREATE_MAX;
 }
 
+static bool update_ok(const struct bb_gptr *dst, const struct bb_msg *m)
+{
+	uint32_t op;
+
+	if (m->flags || m->length != BB_UPDATE_BYTES || m->paylen != BB_UPDATE_BYTES || m->nseg != 1 ||
+	    dst->ptr & (BB_EXTENT_SIZE - 1))
+		return false;
+	op = get32(m->payload);
+	return op >= BB_UPDATE_BEGIN && op <= BB_UPDATE_RELEASE;
+}
+
 enum bb_status bb_wire_request(const struct bb_gptr *dst, const struct bb_msg *m)
 {
 	bool ok;
@@ -154,6 +166,9 @@ enum bb_status bb_wire_request(const struct bb_gptr *dst, const struct bb_msg *m
 		break;
 	case BB_CMD_DELETE:
 		ok = !m->flags && !m->length && !m->paylen && m->nseg == 1;
+		break;
+	case BB_CMD_UPDATE:
+		ok = update_ok(dst, m);
 		break;
 	default:
 		return BB_ST_COMMAND;
@@ -199,6 +214,11 @@ enum bb_status bb_wire_reply(uint8_t cmd, const struct bb_msg *m)
 	case BB_CMD_DELETE:
 		ok = m->nseg == 1 && !m->length;
 		break;
+	case BB_CMD_UPDATE: /* of which kind only its asker knows */
+		ok = m->nseg == 1 && (!m->length || m->length == BB_UPDATE_BYTES ||
+				      (m->length >= 4 && m->length <= BB_UPDATE_REPLY_MAX &&
+				       m->length == 4 + 12 * (uint64_t)get32(m->payload)));
+		break;
 	default:
 		return BB_ST_COMMAND;
 	}
@@ -237,6 +257,63 @@ uint32_t bb_wire_create_ptrs(const struct bb_msg *m, uint64_t *ptrs, uint32_t ma
 	for (uint32_t i = 0; i < n; i++)
 		ptrs[i] = get64(m->payload + 4 + 8 * i);
 	return n;
+}
+
+void bb_wire_update_request(const struct bb_wire_update *u, uint8_t out[BB_UPDATE_BYTES])
+{
+	put32(out, u->op);
+	put32(out + 4, u->token);
+}
+
+void bb_wire_update_decode(const struct bb_msg *m, struct bb_wire_update *out)
+{
+	*out = (struct bb_wire_update){ 0 };
+	if (m->paylen < BB_UPDATE_BYTES)
+		return;
+	out->op = get32(m->payload);
+	out->token = get32(m->payload + 4);
+}
+
+size_t bb_wire_owner_reply(const struct bb_wire_owner *o, uint8_t out[BB_UPDATE_BYTES])
+{
+	put16(out, o->node);
+	put16(out + 2, 0);
+	put32(out + 4, o->boot);
+	return BB_UPDATE_BYTES;
+}
+
+bool bb_wire_owner_decode(const uint8_t *data, size_t len, struct bb_wire_owner *out)
+{
+	if (len != BB_UPDATE_BYTES)
+		return false;
+	*out = (struct bb_wire_owner){ .node = get16(data), .boot = get32(data + 4) };
+	return out->node && out->node != BB_NODE_ANY;
+}
+
+size_t bb_wire_seen_reply(const struct bb_wire_seen *s, uint32_t n, uint8_t *out)
+{
+	if (n > BB_UPDATE_SESSIONS_MAX)
+		n = BB_UPDATE_SESSIONS_MAX;
+	put32(out, n);
+	for (uint32_t i = 0; i < n; i++) {
+		put32(out + 4 + 12 * i, s[i].session);
+		put64(out + 8 + 12 * i, s[i].top);
+	}
+	return 4 + 12 * (size_t)n;
+}
+
+int bb_wire_seen_decode(const uint8_t *data, size_t len, struct bb_wire_seen *out)
+{
+	uint32_t n;
+
+	if (len < 4)
+		return -1;
+	n = get32(data);
+	if (n > BB_UPDATE_SESSIONS_MAX || len != 4 + 12 * (size_t)n)
+		return -1;
+	for (uint32_t i = 0; i < n; i++)
+		out[i] = (struct bb_wire_seen){ .session = get32(data + 4 + 12 * i), .top = get64(data + 8 + 12 * i) };
+	return (int)n;
 }
 
 size_t bb_wire_state(const uint64_t got[4], uint16_t nseg, uint8_t *out)

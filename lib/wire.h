@@ -22,6 +22,8 @@
 #define BB_RUN_SEGS_MAX (BB_RUN_PAGES_MAX * BB_SEGS_SMALL)
 #define BB_WRITE_STATE_MAX (2 + BB_WRITE_SEGS_MAX / 8)
 #define BB_CREATE_REPLY_MAX (4 + 8 * BB_CREATE_MAX)
+#define BB_UPDATE_BYTES 8	 /* of a request, and of a reply to BEGIN */
+#define BB_UPDATE_REPLY_MAX (4 + 12 * BB_UPDATE_SESSIONS_MAX)
 
 /* Ids of a session that a home remembers; an asker keeps to half of it. */
 #define BB_SESSION_WINDOW 1024u
@@ -67,6 +69,33 @@ uint32_t bb_wire_create_count(const struct bb_msg *m);
 size_t bb_wire_create_reply(const uint64_t *ptrs, uint32_t n, uint8_t *out); /* out: BB_CREATE_REPLY_MAX */
 /* Return: how many of at most max; 0 where the payload cannot be. */
 uint32_t bb_wire_create_ptrs(const struct bb_msg *m, uint64_t *ptrs, uint32_t max);
+
+/* UPDATE. The request's decoder has been checked by bb_wire_request(). */
+struct bb_wire_update {
+	uint32_t op;	/* enum bb_update */
+	uint32_t token;	/* of the move: the same from BEGIN to its end */
+};
+
+/* Reply to BEGIN: whose extent it is. */
+struct bb_wire_owner {
+	uint16_t node;
+	uint32_t boot;
+};
+
+/* Reply to COMMIT: the highest id that the home has seen of a session of the owner. */
+struct bb_wire_seen {
+	uint32_t session;
+	uint64_t top;
+};
+
+void bb_wire_update_request(const struct bb_wire_update *u, uint8_t out[BB_UPDATE_BYTES]);
+void bb_wire_update_decode(const struct bb_msg *m, struct bb_wire_update *out);
+size_t bb_wire_owner_reply(const struct bb_wire_owner *o, uint8_t out[BB_UPDATE_BYTES]);
+/* data, len: a reply's payload. Return: false where it cannot be one. */
+bool bb_wire_owner_decode(const uint8_t *data, size_t len, struct bb_wire_owner *out);
+size_t bb_wire_seen_reply(const struct bb_wire_seen *s, uint32_t n, uint8_t *out); /* out: BB_UPDATE_REPLY_MAX */
+/* out: BB_UPDATE_SESSIONS_MAX. Return: how many, or -1 where it cannot be one. */
+int bb_wire_seen_decode(const uint8_t *data, size_t len, struct bb_wire_seen *out);
 
 /* State of a WRITE: which of its nseg segments have arrived. */
 size_t bb_wire_state(const uint64_t got[4], uint16_t nseg, uint8_t *out); /* out: BB_WRITE_STATE_MAX */

@@ -78,6 +78,8 @@ int bbctl_program_set(struct bbctl *b, int argc, char **argv);
 int bbctl_region_show(struct bbctl *b, int argc, char **argv);
 int bbctl_fault_show(struct bbctl *b, int argc, char **argv);
 int bbctl_fault_reset(struct bbctl *b, int argc, char **argv);
+int bbctl_extent_show(struct bbctl *b, int argc, char **argv);
+int bbctl_extent_move(struct bbctl *b, int argc, char **argv);
 int bbctl_home_show(struct bbctl *b, int argc, char **argv);
 int bbctl_net_show(struct bbctl *b, int argc, char **argv);
 int bbctl_metrics_show(struct bbctl *b, int argc, char **argv);

@@ -23,6 +23,8 @@ static const struct command {
 	{ "region", "show", bbctl_region_show, "", "global regions and the hosts that hold them" },
 	{ "fault", "show", bbctl_fault_show, "", "how long faults take, in five parts" },
 	{ "fault", "reset", bbctl_fault_reset, "", "start counting from zero" },
+	{ "extent", "show", bbctl_extent_show, "", "extents lent here: whose they are, where they went" },
+	{ "extent", "move", bbctl_extent_move, "NODE:POINTER", "take an extent over from its home" },
 	{ "home", "show", bbctl_home_show, "", "memory of this host that others use" },
 	{ "net", "show", bbctl_net_show, "", "packets: sent, resent, refused" },
 	{ "metrics", "show", bbctl_metrics_show, "", "counters in Prometheus' text format" },

@@ -20,6 +20,7 @@
 #include "budget.h"
 #include "config.h"
 #include "home/home.h"
+#include "moving.h"
 #include "net/peers.h"
 #include "net/server.h"
 #include "pager/pager.h"
@@ -33,6 +34,7 @@ struct bb_control {
 	struct bb_keep *keep;
 	struct bb_home *home;	  /* NULL: nothing lent */
 	struct bb_server *server; /* NULL: embedded */
+	struct bb_moving moving;  /* extents, from home to home */
 	struct bb_steer *steer;	  /* NULL: embedded, no --dev, --kernel off */
 	struct bb_pager *pagers[BB_PAGERS_MAX];
 	unsigned int npagers, next_pager;
@@ -73,6 +75,12 @@ extern const char *const bb_control_command[BB_CONTROL_COMMANDS]; /* NULL: no co
 const char *bb_control_kernel(struct bb_control *c, struct bb_steer_stats *s);
 /* One request. may_set: the caller may change things. Return: a new reference. */
 json_t *bb_control_answer(struct bb_control *c, json_t *request, bool may_set);
+
+/* --- extent.c --- */
+
+json_t *bb_control_extent_show(struct bb_control *c, json_t *q);
+json_t *bb_control_extent_move(struct bb_control *c, json_t *q);	/* begins it */
+json_t *bb_control_extent_moving(struct bb_control *c, json_t *q); /* how far it is */
 
 /* --- metrics.c --- */
 

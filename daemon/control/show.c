@@ -302,11 +302,12 @@ static json_t *server(struct bb_control *c)
 	for (size_t i = 0; i < BB_CONTROL_COMMANDS; i++)
 		if (bb_control_command[i] && s.by_cmd[i])
 			json_object_set_new(cmds, bb_control_command[i], number(s.by_cmd[i]));
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rx_packets", (json_int_t)s.rx_packets,
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rx_packets", (json_int_t)s.rx_packets,
 			 "tx_packets", (json_int_t)s.tx_packets, "bad_tag", (json_int_t)s.bad_tag, "malformed",
 			 (json_int_t)s.malformed, "bad_version", (json_int_t)s.bad_version, "bad_command",
 			 (json_int_t)s.bad_command, "foreign_tenant", (json_int_t)s.foreign_tenant, "duplicates",
-			 (json_int_t)s.duplicates, "stale", (json_int_t)s.stale, "policy", (json_int_t)s.policy, "commands", cmds);
+			 (json_int_t)s.duplicates, "stale", (json_int_t)s.stale, "adopted", (json_int_t)s.adopted,
+			 "policy", (json_int_t)s.policy, "commands", cmds);
 }
 
 static json_t *net_show(struct bb_control *c, json_t *q)
@@ -318,10 +319,10 @@ static json_t *net_show(struct bb_control *c, json_t *q)
 
 		bb_pager_net_stats(c->pagers[k], &s);
 		json_array_append_new(
-			pagers, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "tx_packets",
+			pagers, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "tx_packets",
 					  (json_int_t)s.tx_packets, "rx_packets", (json_int_t)s.rx_packets, "tx_bytes",
 					  (json_int_t)s.tx_bytes, "rx_bytes", (json_int_t)s.rx_bytes, "resent",
-					  (json_int_t)s.resent, "timeouts", (json_int_t)s.timeouts, "bad_tag",
+					  (json_int_t)s.resent, "again", (json_int_t)s.again, "timeouts", (json_int_t)s.timeouts, "bad_tag",
 					  (json_int_t)s.bad_tag, "malformed", (json_int_t)s.malformed, "stale",
 					  (json_int_t)s.stale, "nacks", by_status(s.nacks)));
 	}
@@ -390,6 +391,9 @@ static const struct {
 	{ "fault.reset", fault_reset, true },
 	{ "home.show", home_show, false },
 	{ "net.show", net_show, false },
+	{ "extent.show", bb_control_extent_show, false },
+	{ "extent.move", bb_control_extent_move, true },
+	{ "extent.moving", bb_control_extent_moving, false },
 	{ "net.faults", net_faults, true },
 	{ "metrics.show", metrics_show, false },
 	{ "doctor.facts", doctor_facts, false },

@@ -10,6 +10,7 @@
  * held, owner, tenant and flags cannot change and the memory stays.
  *
  *	FREE --create--> LIVE --delete--> DYING --last reader--> DIRTY --> FREE
+ *	        LIVE <--begin, over--> MOVING --commit--> MOVED --release--> DYING
  *
  * delete raises the generation in the same swap that leaves LIVE, so that no
  * get that comes later succeeds. Whoever sees DYING without readers (delete
@@ -61,32 +62,14 @@
  */
 #define TABLE_EXTENTS (1u << 25)
 
-static uint64_t word_make(uint16_t gen, unsigned int state, uint32_t readers)
-{
-	return (uint64_t)gen << 48 | (uint64_t)state << 32 | readers;
-}
-
-static uint16_t word_gen(uint64_t w)
-{
-	return (uint16_t)(w >> 48);
-}
-
-static unsigned int word_state(uint64_t w)
-{
-	return (unsigned int)(w >> 32) & 0xffff;
-}
-
-static uint32_t word_readers(uint64_t w)
-{
-	return (uint32_t)w;
-}
+#define OWNED_STATES (1u << X_LIVE | 1u << X_MOVING | 1u << X_MOVED)
 
 static uint16_t gen_after(uint16_t gen)
 {
 	return gen == 0xffff ? 1 : (uint16_t)(gen + 1);
 }
 
-static uint8_t refuse(struct bb_home *h, uint8_t status)
+uint8_t bb_home_refuse(struct bb_home *h, uint8_t status)
 {
 	atomic_fetch_add_explicit(&h->refused[status], 1, memory_order_relaxed);
 	return status;
@@ -178,10 +161,10 @@ static void publish(struct bb_home *h, uint32_t i)
 	const struct extent *x = &h->extents[i];
 
 	bb_slabs_publish(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT,
-			 bb_xw(word_gen(atomic_load(&x->word)), x->tenant, x->node, x->shared));
+			 bb_xw(word_gen(atomic_load(&x->word)), x->tenant, x->node, x->flags & BB_X_SHARED));
 }
 
-static void unpublish(struct bb_home *h, uint32_t i)
+void bb_home_unpublish(struct bb_home *h, uint32_t i)
 {
 	bb_slabs_publish(&h->slabs, (uint64_t)i << BB_EXTENT_SHIFT, 0);
 }
@@ -195,16 +178,23 @@ static void restore(struct bb_home *h)
 	for (h->next_new = (uint32_t)grown; h->next_new; h->next_new--) {
 		if (atomic_load(&h->extents[h->next_new - 1].word))
 			break;
-		unpublish(h, h->next_new - 1);
+		bb_home_unpublish(h, h->next_new - 1);
 	}
 	for (uint32_t i = h->next_new; i--;) {
 		struct extent *x = &h->extents[i];
 		uint64_t w = atomic_load(&x->word);
 
-		if (word_state(w) != X_LIVE)
-			unpublish(h, i);
+		if (word_state(w) != X_LIVE && word_state(w) != X_MOVING)
+			bb_home_unpublish(h, i);
 		switch (word_state(w)) {
+		case X_MOVED:
+			atomic_store(&x->word, word_make(word_gen(w), X_MOVED, 0));
+			h->owned[x->node]++;
+			h->live++;
+			h->taken++;
+			break;
 		case X_LIVE:
+		case X_MOVING: /* who moved it hears of it when it wants to end that */
 			publish(h, i);
 			atomic_store(&x->word, word_make(word_gen(w), X_LIVE, 0));
 			h->owned[x->node]++;
@@ -328,7 +318,7 @@ uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags,
 	int ret;
 
 	if (!who.node || who.node == BB_NODE_ANY)
-		return refuse(h, BB_ST_MALFORMED);
+		return bb_home_refuse(h, BB_ST_MALFORMED);
 	pthread_mutex_lock(&h->lock);
 	if (h->quota && h->owned[who.node] >= h->quota)
 		goto nospace;
@@ -340,7 +330,7 @@ again:
 			goto again;
 		if (soon) {
 			pthread_mutex_unlock(&h->lock);
-			return refuse(h, BB_ST_BUSY);
+			return bb_home_refuse(h, BB_ST_BUSY);
 		}
 		goto nospace;
 	}
@@ -360,7 +350,7 @@ again:
 	x->tenant = who.tenant;
 	x->node = who.node;
 	x->boot = who.boot;
-	x->shared = !!(flags & BB_F_SHARED);
+	x->flags = (flags & BB_F_SHARED ? BB_X_SHARED : 0) | (flags & BB_HOME_ADOPTED ? BB_X_ADOPTED : 0);
 	h->owned[who.node]++;
 	h->live++;
 	h->taken++;
@@ -375,7 +365,7 @@ again:
 
 nospace:
 	pthread_mutex_unlock(&h->lock);
-	return refuse(h, BB_ST_NOSPACE);
+	return bb_home_refuse(h, BB_ST_NOSPACE);
 }
 
 /*
@@ -402,20 +392,19 @@ static bool try_release(struct bb_home *h, uint32_t i)
 	return true;
 }
 
-/* LIVE in this generation to DYING in the next. Lock held. */
-static bool kill_extent(struct bb_home *h, struct extent *x, uint16_t gen)
+bool bb_home_kill(struct bb_home *h, struct extent *x, uint16_t gen, unsigned int states)
 {
 	uint64_t w = atomic_load_explicit(&x->word, memory_order_acquire);
 
-	if (word_state(w) != X_LIVE || word_gen(w) != gen)
+	if (!(states >> word_state(w) & 1) || word_gen(w) != gen)
 		return false;
 	/*
-	 * Nobody else leaves LIVE meanwhile, so nothing is withdrawn in vain. First
-	 * of all, since from DYING on the bytes may become another's at any time.
+	 * Nobody else leaves these states meanwhile, so nothing is withdrawn in vain.
+	 * First of all, since from DYING on the bytes may become another's at any time.
 	 */
-	unpublish(h, (uint32_t)(x - h->extents));
+	bb_home_unpublish(h, (uint32_t)(x - h->extents));
 	do {
-		if (word_state(w) != X_LIVE || word_gen(w) != gen)
+		if (!(states >> word_state(w) & 1) || word_gen(w) != gen)
 			return false;
 	} while (!atomic_compare_exchange_weak(&x->word, &w, word_make(gen_after(gen), X_DYING, word_readers(w))));
 	h->owned[x->node]--;
@@ -424,16 +413,22 @@ static bool kill_extent(struct bb_home *h, struct extent *x, uint16_t gen)
 	return true;
 }
 
+void bb_home_release(struct bb_home *h, uint32_t i)
+{
+	for (int n = 0; n < SPIN_ROUNDS && !try_release(h, i); n++)
+		bb_cpu_relax();
+}
+
 static uint8_t rights(const struct extent *x, struct bb_home_who who, bool change)
 {
 	if (x->tenant != who.tenant)
 		return BB_ST_TENANT;
-	if (x->node != who.node && (change || !x->shared))
+	if (x->node != who.node && (change || !(x->flags & BB_X_SHARED)))
 		return BB_ST_RIGHTS;
 	return BB_ST_OK;
 }
 
-static bool exists(const struct bb_home *h, uint64_t offset)
+bool bb_home_exists(const struct bb_home *h, uint64_t offset)
 {
 	return offset < atomic_load_explicit(&h->slabs.grown, memory_order_acquire) &&
 	       offset >> BB_EXTENT_SHIFT < h->bound;
@@ -447,25 +442,28 @@ uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr)
 	struct extent *x;
 	uint64_t w;
 
-	if (!exists(h, offset))
-		return refuse(h, BB_ST_BOUNDS);
+	if (!bb_home_exists(h, offset))
+		return bb_home_refuse(h, BB_ST_BOUNDS);
 	if (offset & (BB_EXTENT_SIZE - 1))
-		return refuse(h, BB_ST_MALFORMED);
+		return bb_home_refuse(h, BB_ST_MALFORMED);
 	x = &h->extents[i];
+	bb_home_move_over(h, i);
 	pthread_mutex_lock(&h->lock);
 	w = atomic_load_explicit(&x->word, memory_order_acquire);
 	/* Under the lock nobody else leaves LIVE, so the owner can be read. */
-	if (word_state(w) != X_LIVE || word_gen(w) != bb_ptr_gen(ptr))
+	if (!(OWNED_STATES >> word_state(w) & 1) || word_gen(w) != bb_ptr_gen(ptr))
 		status = BB_ST_GENERATION;
 	else
 		status = rights(x, who, true);
-	if (status == BB_ST_OK && !kill_extent(h, x, bb_ptr_gen(ptr)))
+	/* On its way: the new owner will do it, or we, in a moment. */
+	if (status == BB_ST_OK && word_state(w) != X_LIVE)
+		status = BB_ST_BUSY;
+	if (status == BB_ST_OK && !bb_home_kill(h, x, bb_ptr_gen(ptr), 1u << X_LIVE))
 		status = BB_ST_GENERATION;
 	pthread_mutex_unlock(&h->lock);
 	if (status != BB_ST_OK)
-		return refuse(h, status);
-	for (int n = 0; n < SPIN_ROUNDS && !try_release(h, i); n++)
-		bb_cpu_relax();
+		return bb_home_refuse(h, status);
+	bb_home_release(h, i);
 	return BB_ST_OK;
 }
 
@@ -477,20 +475,35 @@ uint8_t bb_home_get(struct bb_home *h, struct bb_home_who who, uint64_t ptr, uin
 	uint64_t w;
 
 	if (!len)
-		return refuse(h, BB_ST_MALFORMED);
-	if (!exists(h, offset) || (offset & (BB_EXTENT_SIZE - 1)) + len > BB_EXTENT_SIZE)
-		return refuse(h, BB_ST_BOUNDS);
+		return bb_home_refuse(h, BB_ST_MALFORMED);
+	if (!bb_home_exists(h, offset) || (offset & (BB_EXTENT_SIZE - 1)) + len > BB_EXTENT_SIZE)
+		return bb_home_refuse(h, BB_ST_BOUNDS);
 	x = &h->extents[offset >> BB_EXTENT_SHIFT];
 	w = atomic_load_explicit(&x->word, memory_order_acquire);
 	do {
-		if (word_state(w) != X_LIVE || word_gen(w) != bb_ptr_gen(ptr))
-			return refuse(h, BB_ST_GENERATION);
+		if (!(OWNED_STATES >> word_state(w) & 1) || word_gen(w) != bb_ptr_gen(ptr))
+			return bb_home_refuse(h, BB_ST_GENERATION);
+		if (__builtin_expect(word_state(w) == X_LIVE, 1))
+			continue;
+		if (word_state(w) == X_MOVED)
+			return bb_home_refuse(h, BB_ST_BUSY);
+		if (write && !bb_home_move_over(h, (uint32_t)(offset >> BB_EXTENT_SHIFT)))
+			return bb_home_refuse(h, BB_ST_BUSY);
+		if (write)
+			w = atomic_load_explicit(&x->word, memory_order_acquire);
+		/* A write that finds it MOVING once more is refused by the state that it takes. */
+		if (write && word_state(w) != X_LIVE)
+			return bb_home_refuse(h, word_gen(w) == bb_ptr_gen(ptr) ? BB_ST_BUSY : BB_ST_GENERATION);
 	} while (!atomic_compare_exchange_weak_explicit(&x->word, &w, w + 1, memory_order_acquire,
 							memory_order_acquire));
-	status = rights(x, who, write);
+	/* The mover reads what is another's. */
+	if (word_state(w) == X_MOVING && !write && who.tenant == x->tenant && who.node == x->to)
+		status = BB_ST_OK;
+	else
+		status = rights(x, who, write);
 	if (status != BB_ST_OK) {
 		bb_home_put(h, ptr, len, false);
-		return refuse(h, status);
+		return bb_home_refuse(h, status);
 	}
 	atomic_fetch_add_explicit(write ? &h->writes : &h->reads, 1, memory_order_relaxed);
 	if (write)
@@ -526,7 +539,8 @@ uint64_t bb_home_reclaim(struct bb_home *h, struct bb_home_who who)
 			break;
 		}
 		dead = x->node == who.node && x->tenant == who.tenant &&
-		       (!who.boot || x->boot == who.boot) && kill_extent(h, x, word_gen(atomic_load(&x->word)));
+		       (!who.boot || x->boot == who.boot) &&
+		       bb_home_kill(h, x, word_gen(atomic_load(&x->word)), OWNED_STATES);
 		pthread_mutex_unlock(&h->lock);
 		if (!dead)
 			continue;

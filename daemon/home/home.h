@@ -57,6 +57,7 @@ void bb_home_free(struct bb_home *h);
  * seen: if it lies in kept memory, no extent is without a name after a crash.
  */
 uint8_t bb_home_create(struct bb_home *h, struct bb_home_who who, uint8_t flags, uint64_t *ptr);
+#define BB_HOME_ADOPTED 0x80 /* in flags of a create: it is another node's extent, moved here */
 /* ptr: the start of the extent. */
 uint8_t bb_home_delete(struct bb_home *h, struct bb_home_who who, uint64_t ptr);
 
@@ -80,6 +81,46 @@ uint64_t bb_home_lent_out(struct bb_home *h, uint16_t own);
 uint64_t bb_home_owned(struct bb_home *h, uint16_t node);
 
 void bb_home_stats(struct bb_home *h, struct bb_home_stats *out);
+
+/* --- extents that move to another home (move.c; doc/protocol.md, section 11) --- */
+
+#define BB_HOME_MOVES 16		/* at once */
+#define BB_HOME_LEASE_NS 5000000000ULL	/* a move that is not committed by then may be over */
+
+/* ptr: the start of the extent. mover: the node that it goes to. Each returns an enum bb_status. */
+
+/*
+ * From now on, until commit, abort or the lease's end, WRITE and DELETE are BUSY, and
+ * mover may READ. *owner: whose it is. Not for extents that are shared, the
+ * mover's, this node's own or adopted: RIGHTS. token: of this move.
+ */
+uint8_t bb_home_move_begin(struct bb_home *h, struct bb_home_who mover, uint16_t own, uint64_t ptr, uint32_t token,
+			   uint64_t now, struct bb_home_who *owner);
+/* It is mover's now; its bytes are gone from here. Any number of times. GENERATION: there is no such move any more. */
+uint8_t bb_home_move_commit(struct bb_home *h, struct bb_home_who mover, uint64_t ptr, uint32_t token,
+			    struct bb_home_who *owner);
+/* It stays here after all. OK also where there is no such move. */
+uint8_t bb_home_move_abort(struct bb_home *h, struct bb_home_who mover, uint64_t ptr, uint32_t token);
+/* The mover has freed it, so it is free here as well. */
+uint8_t bb_home_move_release(struct bb_home *h, struct bb_home_who mover, uint64_t ptr);
+
+/* Frees what went to a node that has started anew since, as boot: it is lost. Return: how many. */
+unsigned int bb_home_moved_lost(struct bb_home *h, uint16_t node, uint32_t boot);
+/* Frees an extent, whoever owns it (adopted ones, whose place in a table is lost). */
+void bb_home_drop(struct bb_home *h, uint64_t ptr);
+
+/* What people and tables want to know. */
+struct bb_home_extent {
+	uint64_t ptr;
+	struct bb_home_who owner;
+	bool shared, adopted, moving, moved;
+	uint16_t to; /* moving, moved */
+};
+
+/* The next extent in use, from number *i on, which is moved on. Return: whether there is one. */
+bool bb_home_next(struct bb_home *h, uint32_t *i, struct bb_home_extent *out);
+/* Is it there, in this generation? */
+bool bb_home_alive(struct bb_home *h, uint64_t ptr);
 
 /* --- slabs that the kernel reads as well (daemon/steer/) ---------------------- */
 

@@ -132,6 +132,9 @@ static int submit(struct bb_transport *t, struct bb_net_req *r)
 			l->retry_at = r->t_sent + RETRY_NS;
 		}
 		break;
+	case BB_CMD_UPDATE: /* from us to us nothing moves */
+		end(l, r, BB_ST_COMMAND);
+		break;
 	default:
 		end(l, r, bb_home_delete(l->home, l->who, r->ptr));
 	}

@@ -116,6 +116,9 @@ static uint8_t check(const struct bb_net_req *r)
 	case BB_CMD_CREATE:
 		ok = r->len >= 1 && r->len <= BB_CREATE_MAX;
 		break;
+	case BB_CMD_UPDATE:
+		ok = r->len >= BB_UPDATE_BEGIN && r->len <= BB_UPDATE_RELEASE && !(r->ptr & (BB_EXTENT_SIZE - 1));
+		break;
 	case BB_CMD_DELETE:
 		ok = true;
 		break;
@@ -135,6 +138,7 @@ void bb_net_submit(struct bb_net *n, struct bb_net_req *r)
 	r->new_boot = 0;
 	r->from = r->node;
 	r->data = NULL;
+	r->paylen = 0;
 	r->nptrs = 0;
 	r->t_sent = r->t_recv = 0;
 	n->sh.inflight++;

@@ -33,13 +33,15 @@ struct bb_net_page {
  * caller's again. Embed it; the net layer allocates nothing on the data path.
  */
 struct bb_net_req {
-	uint8_t cmd;		/* READ, READ_RUN, WRITE, CREATE, ALLOC_WRITE, DELETE */
+	uint8_t cmd;		/* READ, READ_RUN, WRITE, CREATE, ALLOC_WRITE, DELETE, UPDATE */
 	uint8_t flags;		/* BB_F_SHARED for CREATE */
 	uint16_t node;		/* CREATE, ALLOC_WRITE: BB_NODE_ANY lets the network choose */
 	uint32_t boot;		/* incarnation expected of the home; 0 for CREATE */
 	uint64_t ptr;		/* READ*, DELETE: the page or extent */
 	uint32_t len;		/* READ*: bytes, a multiple of BB_PAGE_SIZE;
-				 * CREATE: extents asked for (1..BB_CREATE_MAX) */
+				 * CREATE: extents asked for (1..BB_CREATE_MAX);
+				 * UPDATE: enum bb_update */
+	uint32_t token;		/* UPDATE: of the move */
 	uint32_t npages;	/* WRITE, ALLOC_WRITE: entries of pages[] */
 	const struct bb_net_page *pages; /* all of the same node */
 	uint64_t deadline;	/* bb_now_ns() time by which ->done comes */
@@ -52,7 +54,8 @@ struct bb_net_req {
 	uint16_t from;		/* who answered; for BB_NODE_ANY the one that was chosen */
 	uint16_t failed;	/* WRITE: index of the first page refused */
 	uint32_t new_boot;	/* the home's incarnation as it answered */
-	const void *data;	/* READ*: len bytes, valid only within ->done */
+	const void *data;	/* READ*: len bytes, UPDATE: paylen; valid only within ->done */
+	uint32_t paylen;
 	uint32_t nptrs;		/* CREATE, ALLOC_WRITE: extents granted */
 	uint64_t ptrs[BB_CREATE_MAX];
 
@@ -106,7 +109,7 @@ unsigned int bb_net_inflight(const struct bb_net *net);
 
 struct bb_net_stats {
 	uint64_t tx_packets, rx_packets, tx_bytes, rx_bytes;
-	uint64_t resent, timeouts, bad_tag, malformed, stale, nacks[BB_ST_MAX];
+	uint64_t resent, again, timeouts, bad_tag, malformed, stale, nacks[BB_ST_MAX];
 };
 void bb_net_stats(const struct bb_net *net, struct bb_net_stats *out);
 

@@ -116,7 +116,7 @@ int bb_peers_new(struct bb_peers **out, const struct bb_peers_config *cfg)
 	if (cfg->routes)
 		bb_routes_new(&p->routes, cfg->tenant, cfg->node);
 	if (p->routes && cfg->dev)
-		bb_routes_any_new(&p->any, cfg->tenant, cfg->dev);
+		bb_routes_any_new(&p->any, cfg->tenant, BB_NODE_ANY, cfg->dev);
 	*out = p;
 	return 0;
 err:
@@ -129,6 +129,8 @@ void bb_peers_free(struct bb_peers *p)
 	if (!p)
 		return;
 	bb_routes_any_free(p->any);
+	for (int i = 0; i < BB_PEERS_ADOPT; i++)
+		bb_routes_any_free(p->adopt[i].routes);
 	bb_routes_free(p->routes);
 	bb_announce_free(p->announce);
 	free_config(&p->cfg);
@@ -218,4 +220,35 @@ void bb_peers_own(struct bb_peers *p, uint64_t lent, uint64_t free_bytes)
 	e->pub.last_hello = bb_now_ns();
 	e->charged = 0;
 	pthread_mutex_unlock(&p->lock);
+}
+
+int bb_peers_link(struct bb_peers *p, uint16_t node, uint8_t mac[6], uint32_t *ifindex)
+{
+	return p->routes ? bb_routes_link(p->routes, node, mac, ifindex) : -ENOTSUP;
+}
+
+void bb_peers_adopt(struct bb_peers *p, const uint16_t *nodes, unsigned int n)
+{
+	for (int i = 0; i < BB_PEERS_ADOPT; i++) {
+		bool wanted = false;
+
+		for (unsigned int k = 0; k < n; k++)
+			wanted |= nodes[k] == p->adopt[i].node;
+		if (wanted || !p->adopt[i].node)
+			continue;
+		bb_routes_any_free(p->adopt[i].routes);
+		p->adopt[i].routes = NULL;
+		p->adopt[i].node = 0;
+	}
+	for (unsigned int k = 0; p->routes && p->cfg.dev && k < n; k++) {
+		int spare = -1, i;
+
+		for (i = 0; i < BB_PEERS_ADOPT && p->adopt[i].node != nodes[k]; i++)
+			if (!p->adopt[i].node && spare < 0)
+				spare = i;
+		if (i < BB_PEERS_ADOPT || spare < 0)
+			continue;
+		p->adopt[spare].node = nodes[k]; /* tried once */
+		bb_routes_any_new(&p->adopt[spare].routes, p->cfg.tenant, nodes[k], p->cfg.dev);
+	}
 }

@@ -87,6 +87,11 @@ int bb_peers_input(struct bb_peers *p, const struct in6_addr *src, uint32_t ifin
  * that is not known. Says it once a source and marks the peer.
  */
 void bb_peers_key_differs(struct bb_peers *p, const struct in6_addr *src, uint16_t node);
+/* Its link address, for who sends frames by himself. Return: 0 or -errno. */
+int bb_peers_link(struct bb_peers *p, uint16_t node, uint8_t mac[6], uint32_t *ifindex);
+#define BB_PEERS_ADOPT 64
+/* Homes that extents have come here from: what comes in for them is ours to answer. The others no longer. */
+void bb_peers_adopt(struct bb_peers *p, const uint16_t *nodes, unsigned int n);
 /* What the next HELLO announces: bytes. */
 void bb_peers_own(struct bb_peers *p, uint64_t lent, uint64_t free_bytes);
 /* Sends what is due, finds who is dead. Return: bb_now_ns() time of the next call. */

@@ -46,6 +46,10 @@ struct bb_peers {
 	struct bb_announce *announce;
 	struct bb_routes *routes;
 	struct bb_routes_any *any;
+	struct {
+		uint16_t node;
+		struct bb_routes_any *routes;
+	} adopt[BB_PEERS_ADOPT];
 	uint16_t any_by;	/* node whose next hop packets to any node take; 0: none */
 	uint64_t next_round, next_fix, started;
 	unsigned int round;

@@ -475,6 +475,18 @@ void bb_routes_peer_doubt(struct bb_routes *r, uint16_t node)
 		neigh_drop(r, h);
 }
 
+int bb_routes_link(struct bb_routes *r, uint16_t node, uint8_t mac[6], uint32_t *ifindex)
+{
+	struct hop *h = hop_of(r, node, false);
+	struct neigh n = { 0 };
+
+	if (!h || neigh_talk(r, h, RTM_GETNEIGH, 0, NULL, &n) || n.len != 6)
+		return -ENOENT;
+	memcpy(mac, n.lladdr, 6);
+	*ifindex = h->ifindex;
+	return 0;
+}
+
 /* --- what others do ------------------------------------------------------- */
 
 static void open_news(struct bb_routes *r)

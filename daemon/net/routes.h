@@ -28,6 +28,8 @@ int bb_routes_peer(struct bb_routes *r, uint16_t node, const struct in6_addr *vi
 void bb_routes_peer_lost(struct bb_routes *r, uint16_t node);
 /* What is sent to it does not seem to arrive: its link address is asked for again. */
 void bb_routes_peer_doubt(struct bb_routes *r, uint16_t node);
+/* The next hop's Ethernet address, as the kernel knows it. Return: 0 or -errno. */
+int bb_routes_link(struct bb_routes *r, uint16_t node, uint8_t mac[6], uint32_t *ifindex);
 /* Makes next hops that the kernel has found reachable permanent, sets again what is gone. About once a second. */
 void bb_routes_tick(struct bb_routes *r);
 

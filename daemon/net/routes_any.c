@@ -95,9 +95,9 @@ static int rule(struct bb_routes_any *a, uint16_t type, uint16_t flags)
 	return talk(a, &q);
 }
 
-int bb_routes_any_new(struct bb_routes_any **out, uint16_t tenant, const char *dev)
+int bb_routes_any_new(struct bb_routes_any **out, uint16_t tenant, uint16_t node, const char *dev)
 {
-	const struct bb_gptr g = { .tenant = tenant, .node = BB_NODE_ANY };
+	const struct bb_gptr g = { .tenant = tenant, .node = node };
 	const struct timeval limit = { .tv_sec = 1 };
 	struct bb_routes_any *a = calloc(1, sizeof(*a));
 	int ret;
@@ -123,7 +123,7 @@ int bb_routes_any_new(struct bb_routes_any **out, uint16_t tenant, const char *d
 	*out = a;
 	return 0;
 err:
-	bb_debug("node \"any\" is not this host's: error %d of netlink", -ret);
+	bb_debug("packets for node %u are not taken: error %d of netlink", node, -ret);
 	if (a->fd >= 0)
 		close(a->fd);
 	free(a);

@@ -6,6 +6,8 @@
  * rule asks for packets from that interface alone. Where nobody may set that,
  * CREATEs to any node are not taken here, and nothing else is different.
  *
+ * The same for a home whose extents have moved here (adopt.h).
+ *
  * One thread at a time.
  */
 #ifndef BB_DAEMON_ROUTES_ANY_H
@@ -15,8 +17,8 @@
 
 struct bb_routes_any;
 
-/* dev: name of the interface. Return: 0 or -errno. */
-int bb_routes_any_new(struct bb_routes_any **out, uint16_t tenant, const char *dev);
+/* node: BB_NODE_ANY, or that of a home. dev: name of the interface. Return: 0 or -errno. */
+int bb_routes_any_new(struct bb_routes_any **out, uint16_t tenant, uint16_t node, const char *dev);
 /* Takes away what was added. NULL is fine. */
 void bb_routes_any_free(struct bb_routes_any *a);
 

@@ -23,6 +23,7 @@
 
 #include "clock.h"
 #include "home/home.h"
+#include "net/adopt.h"
 #include "net/hello.h"
 #include "net/peers.h"
 #include "wire.h"
@@ -33,6 +34,9 @@ struct request {
 	struct bb_gptr dst, asker;
 	struct bb_home_who who;
 	struct bb_msg m;
+	uint64_t ptr;	/* where it is in our own memory */
+	uint32_t boot;	/* that the asker expects, and is answered with */
+	uint16_t home;	/* of an extent that was taken over; 0: we */
 };
 
 int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *home, struct bb_keep *keep)
@@ -76,7 +80,7 @@ static void out_segment(struct bb_serve *s, const struct request *q, struct bb_s
 	const unsigned int i = o->nseg++;
 
 	m->version = BB_WIRE_VERSION;
-	m->boot = s->boot;
+	m->boot = q->boot;
 	m->session = q->m.session;
 	m->id = q->m.id;
 	bb_wire_encode(&s->hdr[i], m);
@@ -130,7 +134,7 @@ static void serve_read(struct bb_serve *s, const struct request *q)
 	void *data;
 	uint8_t st;
 
-	st = s->home ? bb_home_get(s->home, q->who, q->dst.ptr, q->m.length, false, &data) : BB_ST_BOUNDS;
+	st = s->home ? bb_home_get(s->home, q->who, q->ptr, q->m.length, false, &data) : BB_ST_BOUNDS;
 	if (st != BB_ST_OK) {
 		answer(s, q, st, 0);
 		return;
@@ -138,7 +142,7 @@ static void serve_read(struct bb_serve *s, const struct request *q)
 	/* Our own path may be narrower than the asker knows. */
 	if (send_pages(s, q, data, small) == -EMSGSIZE && !small)
 		send_pages(s, q, data, true);
-	bb_home_put(s->home, q->dst.ptr, q->m.length, false);
+	bb_home_put(s->home, q->ptr, q->m.length, false);
 }
 
 /* --- WRITE -------------------------------------------------------------- */
@@ -197,7 +201,7 @@ static void serve_write(struct bb_serve *s, const struct request *q, struct bb_s
 		return;
 	}
 	if (!slot->status) {
-		st = apply(s, q, q->dst.ptr);
+		st = apply(s, q, q->ptr);
 		if (st == BB_ST_BUSY) {
 			answer(s, q, st, 0);
 			return;
@@ -285,12 +289,122 @@ static void serve_alloc_write(struct bb_serve *s, const struct request *q, struc
 
 static void serve_delete(struct bb_serve *s, const struct request *q, struct bb_session_slot *slot)
 {
-	if (slot->state == BB_SLOT_DONE)
+	if (slot->state == BB_SLOT_DONE) {
 		bb_count(&s->stats.duplicates, 1);
-	else
-		slot->status = s->home ? bb_home_delete(s->home, q->who, q->dst.ptr) : BB_ST_BOUNDS;
+	} else {
+		slot->status = s->home ? bb_home_delete(s->home, q->who, q->ptr) : BB_ST_BOUNDS;
+		if (slot->status == BB_ST_BUSY) { /* it moves */
+			bb_sessions_undo(s->sessions, slot);
+			answer(s, q, BB_ST_BUSY, 0);
+			return;
+		}
+		if (q->home && slot->status == BB_ST_OK) {
+			bb_adopt_set(s->adopt, q->home, q->dst.ptr, BB_ADOPT_LEAVING);
+			if (s->moved)
+				s->moved(s->move_arg);
+		}
+	}
 	slot->state = BB_SLOT_DONE;
 	answer(s, q, slot->status, 0);
+}
+
+/* --- UPDATE --------------------------------------------------------------- */
+
+/* Whose it is; what is remembered of a BEGIN. */
+static uint8_t move_begin(struct bb_serve *s, const struct request *q, struct bb_home_who mover, struct bb_session_slot *slot,
+			  uint32_t token)
+{
+	struct bb_wire_owner o;
+	struct bb_home_who owner;
+	uint8_t st;
+
+	/* Where nobody would steer its owner's packets, its bytes must not go. */
+	if (!s->may_move || !s->may_move(s->move_arg, mover.node))
+		return BB_ST_COMMAND;
+	if (bb_sessions_result(s->sessions, slot, 1))
+		return BB_ST_BUSY;
+	st = bb_home_move_begin(s->home, mover, s->node, q->ptr, token, bb_now_ns(), &owner);
+	if (st == BB_ST_OK) {
+		o = (struct bb_wire_owner){ .node = owner.node, .boot = owner.boot };
+		bb_wire_owner_reply(&o, (uint8_t *)&slot->result->ptrs[0]);
+	}
+	return st;
+}
+
+/*
+ * What the owner has sent to us: after the commit, so that no WRITE to the extent
+ * is done here that is not among it. Asked again, there may be more of it.
+ */
+static uint8_t move_commit(struct bb_serve *s, const struct request *q, struct bb_home_who mover, uint32_t token, size_t *len)
+{
+	static struct bb_wire_seen seen[BB_UPDATE_SESSIONS_MAX]; /* one server */
+	struct bb_home_who owner;
+	unsigned int n;
+	uint8_t st;
+
+	st = bb_home_move_commit(s->home, mover, q->ptr, token, &owner);
+	if (st != BB_ST_OK)
+		return st;
+	if (s->moved)
+		s->moved(s->move_arg);
+	n = bb_sessions_seen(s->sessions, owner.node, seen, BB_UPDATE_SESSIONS_MAX);
+	if (n > BB_UPDATE_SESSIONS_MAX) /* until some are idle */
+		return BB_ST_BUSY;
+	*len = bb_wire_seen_reply(seen, n, s->payload);
+	return st;
+}
+
+static void serve_update(struct bb_serve *s, const struct request *q, struct bb_session_slot *slot)
+{
+	const bool again = slot->state == BB_SLOT_DONE;
+	struct bb_wire_update u;
+	uint8_t st = slot->status;
+	size_t len = 0;
+
+	struct bb_home_who mover = q->who;
+	struct bb_peer peer;
+
+	bb_wire_update_decode(&q->m, &u);
+	if (bb_peers_get(s->peers, mover.node, &peer))
+		mover.boot = peer.boot;
+	if (again)
+		bb_count(&s->stats.duplicates, 1);
+	if (!s->home) {
+		st = BB_ST_BOUNDS;
+	} else if (again) {
+		if (st == BB_ST_OK && u.op == BB_UPDATE_COMMIT)
+			st = move_commit(s, q, mover, u.token, &len);
+	} else {
+		switch (u.op) {
+		case BB_UPDATE_BEGIN:
+			st = move_begin(s, q, mover, slot, u.token);
+			break;
+		case BB_UPDATE_COMMIT:
+			st = move_commit(s, q, mover, u.token, &len);
+			break;
+		case BB_UPDATE_ABORT:
+			st = bb_home_move_abort(s->home, mover, q->ptr, u.token);
+			break;
+		default:
+			st = bb_home_move_release(s->home, mover, q->ptr);
+			if (st == BB_ST_OK && s->moved)
+				s->moved(s->move_arg);
+		}
+	}
+	if (!again && st == BB_ST_BUSY) {
+		bb_sessions_undo(s->sessions, slot);
+		answer(s, q, st, 0);
+		return;
+	}
+	if (!again) {
+		slot->status = st;
+		slot->state = BB_SLOT_DONE;
+	}
+	if (st == BB_ST_OK && u.op == BB_UPDATE_BEGIN && slot->result) {
+		memcpy(s->payload, &slot->result->ptrs[0], BB_UPDATE_BYTES);
+		len = BB_UPDATE_BYTES;
+	}
+	answer(s, q, st, st == BB_ST_OK ? len : 0);
 }
 
 static void serve_tracked(struct bb_serve *s, const struct request *q)
@@ -298,7 +412,7 @@ static void serve_tracked(struct bb_serve *s, const struct request *q)
 	struct bb_session_slot *slot;
 	enum bb_status st;
 
-	st = bb_sessions_slot(s->sessions, q->asker.node, q->dst.cmd, &q->m, bb_now_ns(), &slot);
+	st = bb_sessions_slot(s->sessions, q->asker.node, q->home, q->dst.cmd, &q->m, bb_now_ns(), &slot);
 	if (st != BB_ST_OK) {
 		if (st == BB_ST_STALE)
 			bb_count(&s->stats.stale, 1);
@@ -314,6 +428,9 @@ static void serve_tracked(struct bb_serve *s, const struct request *q)
 		break;
 	case BB_CMD_ALLOC_WRITE:
 		serve_alloc_write(s, q, slot);
+		break;
+	case BB_CMD_UPDATE:
+		serve_update(s, q, slot);
 		break;
 	default:
 		serve_delete(s, q, slot);
@@ -380,6 +497,26 @@ static bool by_policy(struct bb_serve *s, const struct request *q)
 	}
 }
 
+/*
+ * A request to another home's address: is it for an extent that lives here now?
+ * Return: OK, and q says where; or what is answered.
+ */
+static enum bb_status find_adopted(struct bb_serve *s, struct request *q)
+{
+	struct bb_adopt_entry e;
+
+	if (!s->adopt || (q->dst.cmd != BB_CMD_READ && q->dst.cmd != BB_CMD_READ_RUN && q->dst.cmd != BB_CMD_WRITE &&
+			  q->dst.cmd != BB_CMD_DELETE) ||
+	    !bb_adopt_find(s->adopt, q->dst.node, q->dst.ptr, &e) || e.state == BB_ADOPT_COPYING)
+		return BB_ST_BOUNDS;
+	q->home = e.node;
+	q->boot = e.boot;
+	q->ptr = e.local + (q->dst.ptr & (BB_EXTENT_SIZE - 1));
+	bb_count(&s->stats.adopted, 1);
+	/* Its home says that we may have it; what its owner has sent there we are about to learn. */
+	return e.state == BB_ADOPT_COMMITTING ? BB_ST_BUSY : BB_ST_OK;
+}
+
 void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 {
 	const struct in6_addr *src = &p->from.sin6_addr;
@@ -404,6 +541,8 @@ void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 		return;
 	}
 	q.who = (struct bb_home_who){ .tenant = q.asker.tenant, .node = q.asker.node };
+	q.ptr = q.dst.ptr;
+	q.boot = s->boot;
 	st = bb_wire_decode(p->data, p->len, &q.m);
 	if (st == BB_ST_VERSION) {
 		refuse(s, &q, st, &s->stats.bad_version);
@@ -421,14 +560,17 @@ void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 		return refuse(s, &q, st, &s->stats.malformed);
 	if (q.dst.tenant != s->tenant || q.asker.tenant != s->tenant)
 		return refuse(s, &q, BB_ST_TENANT, &s->stats.foreign_tenant);
-	if (q.dst.node != s->node && !(q.dst.node == BB_NODE_ANY && (q.dst.cmd == BB_CMD_CREATE || q.dst.cmd == BB_CMD_ALLOC_WRITE)))
-		return refuse(s, &q, BB_ST_BOUNDS, NULL);
+	if (q.dst.node != s->node && !(q.dst.node == BB_NODE_ANY && (q.dst.cmd == BB_CMD_CREATE || q.dst.cmd == BB_CMD_ALLOC_WRITE))) {
+		st = find_adopted(s, &q);
+		if (st != BB_ST_OK)
+			return refuse(s, &q, st, NULL);
+	}
 	if (s->policy && by_policy(s, &q))
 		return;
 	if (kind == BB_ST_COMMAND)
 		return refuse(s, &q, BB_ST_COMMAND, &s->stats.bad_command);
 	bb_count(&s->stats.by_cmd[q.dst.cmd], 1);
-	if (q.m.boot != s->boot && (q.m.boot || (q.dst.cmd != BB_CMD_CREATE && q.dst.cmd != BB_CMD_ALLOC_WRITE)))
+	if (q.m.boot != q.boot && (q.m.boot || (q.dst.cmd != BB_CMD_CREATE && q.dst.cmd != BB_CMD_ALLOC_WRITE)))
 		return refuse(s, &q, BB_ST_BOOT, NULL);
 	if (q.dst.cmd == BB_CMD_READ || q.dst.cmd == BB_CMD_READ_RUN)
 		serve_read(s, &q);

@@ -38,6 +38,12 @@ struct bb_serve {
 	struct bb_home *home; /* NULL: nothing is lent here */
 	struct bb_peers *peers;
 	struct bb_sessions *sessions;
+	struct bb_adopt *adopt; /* extents of other homes; NULL: none */
+	/* May an extent move to that node: can its packets be steered there? NULL: no. */
+	bool (*may_move)(void *arg, uint16_t to);
+	/* An extent has moved, or one that was taken over was freed: steering and mover look. May be NULL. */
+	void (*moved)(void *arg);
+	void *move_arg;
 	const struct bb_policy *policy; /* BB_POLICY_ENTRIES, by command; NULL: none */
 	/* Return: 0 or -errno; -EMSGSIZE makes it try smaller segments. */
 	int (*send)(void *arg, const struct bb_serve_out *out);
@@ -48,7 +54,7 @@ struct bb_serve {
 	/* The answer in the making. */
 	struct bb_hdr hdr[BB_RUN_SEGS_MAX];
 	struct iovec iov[2 * BB_RUN_SEGS_MAX];
-	uint8_t payload[BB_CREATE_REPLY_MAX];
+	uint8_t payload[BB_UPDATE_REPLY_MAX];
 };
 
 int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *home, struct bb_keep *keep);

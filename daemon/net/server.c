@@ -133,6 +133,8 @@ static uint64_t tick(struct bb_server *s, uint64_t now)
 		bb_home_stats(s->home, &st);
 	bb_peers_own(s->peers, st.lent, st.lent > st.used ? st.lent - st.used : 0);
 	s->serve.hello_due = false;
+	if (s->cfg.moves.tick)
+		s->cfg.moves.tick(s->cfg.moves.arg);
 	return bb_peers_tick(s->peers, s->fd, now);
 }
 
@@ -249,6 +251,10 @@ int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_ho
 	if (ret)
 		goto err;
 	s->serve.policy = cfg->policy;
+	s->serve.adopt = cfg->adopt;
+	s->serve.may_move = cfg->moves.may_move;
+	s->serve.moved = cfg->moves.moved;
+	s->serve.move_arg = cfg->moves.arg;
 	s->serve.send = send_answer;
 	s->serve.arg = s;
 	ret = -pthread_create(&s->thread, NULL, loop, s);
@@ -273,6 +279,11 @@ void bb_server_stop(struct bb_server *s, bool leave)
 		bb_debug("server: cannot wake its thread: %m");
 	pthread_join(s->thread, NULL);
 	server_free(s);
+}
+
+int bb_server_seed(struct bb_server *s, uint16_t node, uint16_t home, const struct bb_wire_seen *seen, unsigned int n)
+{
+	return bb_sessions_seed(s->serve.sessions, node, home, seen, n, bb_now_ns());
 }
 
 void bb_server_stats(const struct bb_server *s, struct bb_server_stats *out)

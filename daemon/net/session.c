@@ -8,6 +8,7 @@
 #include "net/session.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,14 +21,14 @@
 
 struct key {
 	uint32_t session;
-	uint32_t node;
+	uint16_t node, home;
 };
 
 /* Kept. 0: free. */
 struct kept {
 	uint64_t floor;
 	uint32_t session;
-	uint16_t node;
+	uint16_t node, home;
 };
 
 struct session {
@@ -36,11 +37,13 @@ struct session {
 	UT_hash_handle hh;
 	uint64_t last;	/* when a packet of it came */
 	uint64_t top;	/* highest id seen */
+	uint64_t before; /* ids that a predecessor may have seen are at most this */
 	uint64_t floor; /* ids below are done with */
 	struct bb_session_slot slot[BB_SESSION_WINDOW];
 };
 
 struct bb_sessions {
+	pthread_mutex_t lock; /* but what lies in slots, which is the server's thread's */
 	struct session *all;
 	struct session *hot; /* of the last packet: most come in rows */
 	uint64_t results;    /* pointers held */
@@ -80,6 +83,7 @@ int bb_sessions_new(struct bb_sessions **out, struct bb_keep *keep)
 		free(s);
 		return fd;
 	}
+	pthread_mutex_init(&s->lock, NULL);
 	s->kept = mmap(NULL, KEPT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	r = s->kept == MAP_FAILED ? -errno : 0;
 	close(fd);
@@ -88,12 +92,19 @@ int bb_sessions_new(struct bb_sessions **out, struct bb_keep *keep)
 		return r;
 	}
 	for (unsigned int i = 0; i < BB_SESSIONS_MAX; i++) {
-		struct key key = { .session = s->kept[i].session, .node = s->kept[i].node };
+		struct key key = { .session = s->kept[i].session, .node = s->kept[i].node, .home = s->kept[i].home };
 
-		if (key.node && !add(s, &key, &s->kept[i], bb_now_ns())) {
+		struct session *e;
+
+		if (!key.node)
+			continue;
+		e = add(s, &key, &s->kept[i], bb_now_ns());
+		if (!e) {
 			bb_sessions_free(s);
 			return -ENOMEM;
 		}
+		/* What the predecessor saw last is gone; it was less than that above its floor. */
+		e->before = e->floor + BB_SESSION_OPEN_MAX;
 	}
 	*out = s;
 	return 0;
@@ -108,7 +119,8 @@ static struct kept *kept_new(struct bb_sessions *s, const struct key *key)
 			continue;
 		k->floor = 0;
 		k->session = key->session;
-		__atomic_store_n(&k->node, (uint16_t)key->node, __ATOMIC_RELEASE);
+		k->home = key->home;
+		__atomic_store_n(&k->node, key->node, __ATOMIC_RELEASE);
 		return k;
 	}
 	return NULL;
@@ -148,17 +160,25 @@ void bb_sessions_free(struct bb_sessions *s)
 	while (s->all)
 		drop(s, s->all);
 	munmap(s->kept, KEPT_BYTES);
+	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
 
-void bb_sessions_sweep(struct bb_sessions *s, uint64_t now)
+static void sweep(struct bb_sessions *s, uint64_t now)
 {
 	struct session *e, *next;
 
 	HASH_ITER(hh, s->all, e, next) {
-		if (now - e->last > BB_SESSION_IDLE_NS)
+		if (now > e->last && now - e->last > BB_SESSION_IDLE_NS)
 			forget(s, e);
 	}
+}
+
+void bb_sessions_sweep(struct bb_sessions *s, uint64_t now)
+{
+	pthread_mutex_lock(&s->lock);
+	sweep(s, now);
+	pthread_mutex_unlock(&s->lock);
 }
 
 unsigned int bb_sessions_count(const struct bb_sessions *s)
@@ -171,13 +191,13 @@ static struct session *find(struct bb_sessions *s, const struct key *key, uint64
 	struct session *e = s->hot;
 	struct kept *kept;
 
-	if (e && e->key.session == key->session && e->key.node == key->node)
+	if (e && e->key.session == key->session && e->key.node == key->node && e->key.home == key->home)
 		return e;
 	HASH_FIND(hh, s->all, key, sizeof(*key), e);
 	if (e)
 		goto out;
 	if (HASH_COUNT(s->all) >= BB_SESSIONS_MAX) {
-		bb_sessions_sweep(s, now);
+		sweep(s, now);
 		if (HASH_COUNT(s->all) >= BB_SESSIONS_MAX)
 			return NULL;
 	}
@@ -193,12 +213,11 @@ out:
 	return e;
 }
 
-enum bb_status bb_sessions_slot(struct bb_sessions *s, uint16_t node, uint8_t cmd, const struct bb_msg *m, uint64_t now,
-				struct bb_session_slot **out)
+static enum bb_status find_slot(struct bb_sessions *s, const struct key *key, uint8_t cmd, const struct bb_msg *m,
+				uint64_t now, struct bb_session_slot **out)
 {
-	const struct key key = { .session = m->session, .node = node };
 	const uint64_t behind = (uint32_t)m->id - m->floor;
-	struct session *e = find(s, &key, now);
+	struct session *e = find(s, key, now);
 	struct bb_session_slot *slot;
 
 	if (!e)
@@ -221,6 +240,57 @@ enum bb_status bb_sessions_slot(struct bb_sessions *s, uint16_t node, uint8_t cm
 	}
 	*out = slot;
 	return BB_ST_OK;
+}
+
+enum bb_status bb_sessions_slot(struct bb_sessions *s, uint16_t node, uint16_t home, uint8_t cmd, const struct bb_msg *m,
+				uint64_t now, struct bb_session_slot **out)
+{
+	const struct key key = { .session = m->session, .node = node, .home = home };
+	enum bb_status st;
+
+	pthread_mutex_lock(&s->lock);
+	st = find_slot(s, &key, cmd, m, now, out);
+	pthread_mutex_unlock(&s->lock);
+	return st;
+}
+
+unsigned int bb_sessions_seen(struct bb_sessions *s, uint16_t node, struct bb_wire_seen *out, unsigned int max)
+{
+	struct session *e, *next;
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&s->lock);
+	HASH_ITER(hh, s->all, e, next) {
+		if (e->key.node != node || e->key.home)
+			continue;
+		if (n < max)
+			out[n] = (struct bb_wire_seen){ .session = e->key.session, .top = e->top > e->before ? e->top : e->before };
+		n++;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+int bb_sessions_seed(struct bb_sessions *s, uint16_t node, uint16_t home, const struct bb_wire_seen *seen, unsigned int n,
+		     uint64_t now)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&s->lock);
+	for (unsigned int i = 0; i < n; i++) {
+		const struct key key = { .session = seen[i].session, .node = node, .home = home };
+		struct session *e = find(s, &key, now);
+
+		if (!e) {
+			ret = -EBUSY;
+			break;
+		}
+		e->last = now;
+		if (e->floor <= seen[i].top)
+			e->floor = e->kept->floor = seen[i].top + 1;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return ret;
 }
 
 int bb_sessions_result(struct bb_sessions *s, struct bb_session_slot *slot, uint32_t n)

@@ -163,10 +163,19 @@ static int submit(struct bb_transport *t, struct bb_net_req *r)
 	return 0;
 }
 
-/*
- * Large segments do not get through any more: start over with small ones, as
- * other messages. What has arrived of the old ids is stale from then on.
- */
+/* Starts over as another message. What has arrived of the old id is stale from then on. */
+static void begin_again(struct bb_udp *u, struct bb_net_req *r)
+{
+	bb_udp_unlink(u, r);
+	memset(r->t.got, 0, sizeof(r->t.got));
+	r->t.ngot = r->t.nsent = 0;
+	r->t.resend_at = 0;
+	r->t.asked = false;
+	r->t.none = 0;
+	bb_udp_link(u, r, r->cmd == BB_CMD_WRITE ? BB_UDP_IN_WRITES : BB_UDP_IN_READS, true);
+}
+
+/* Large segments do not get through any more: begin again with small ones. */
 static void recut_list(struct bb_udp *u, struct bb_net_req *list)
 {
 	struct bb_net_req *r, *next;
@@ -174,14 +183,30 @@ static void recut_list(struct bb_udp *u, struct bb_net_req *list)
 	DL_FOREACH_SAFE2(list, r, next, t.next) {
 		if (!r->t.id || (r->cmd != BB_CMD_WRITE && r->cmd != BB_CMD_ALLOC_WRITE) || r->t.nseg != r->npages)
 			continue;
-		bb_udp_unlink(u, r);
-		memset(r->t.got, 0, sizeof(r->t.got));
-		r->t.ngot = r->t.nsent = 0;
-		r->t.resend_at = 0;
-		r->t.asked = false;
-		r->t.none = 0;
-		bb_udp_link(u, r, r->cmd == BB_CMD_WRITE ? BB_UDP_IN_WRITES : BB_UDP_IN_READS, true);
+		begin_again(u, r);
 	}
+}
+
+/* All WRITEs up to this id, so that the floor rises above it. */
+static void again_list(struct bb_udp *u, struct bb_net_req *list, uint64_t id)
+{
+	struct bb_net_req *r, *next;
+
+	DL_FOREACH_SAFE2(list, r, next, t.next)
+		if (r->t.id && r->t.id <= id && r->cmd == BB_CMD_WRITE)
+			begin_again(u, r);
+}
+
+void bb_udp_again(struct bb_udp *u, struct bb_net_req *r)
+{
+	struct bb_udp_peer *p = r->t.peer;
+	const uint64_t id = r->t.id;
+
+	if (r->cmd == BB_CMD_DELETE)
+		begin_again(u, r);
+	again_list(u, p->open, id);
+	again_list(u, p->writes, id);
+	bb_udp_dirty(u, p);
 }
 
 static void recut(struct bb_udp *u, struct bb_udp_peer *p)

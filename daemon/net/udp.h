@@ -90,7 +90,7 @@ struct bb_udp_tx {
 	struct iovec iov[BB_UDP_TX][2];
 	struct sockaddr_in6 to[BB_UDP_TX];
 	struct bb_hdr hdr[BB_UDP_TX];
-	uint8_t count[BB_UDP_TX][4]; /* payload of CREATE */
+	uint8_t small[BB_UDP_TX][BB_UPDATE_BYTES]; /* payload of CREATE, UPDATE */
 	struct bb_udp_peer *peer[BB_UDP_TX];
 };
 
@@ -159,6 +159,9 @@ void bb_udp_cut(struct bb_udp_peer *p, uint64_t now);
  * counts. Return: false where there is no buffer for them.
  */
 bool bb_udp_recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg);
+
+/* A WRITE or DELETE begins again under another id, and WRITEs with lower ids do too. */
+void bb_udp_again(struct bb_udp *u, struct bb_net_req *r);
 
 /* --- udp_path.c ----------------------------------------------------------- */
 

@@ -125,6 +125,12 @@ static void got_state(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 		u->sh->stats.malformed++;
 		return;
 	}
+	/* What has once arrived has; and pages that have moved are known to others than the rest. */
+	n = 0;
+	for (unsigned int i = 0; i < 4; i++) {
+		got[i] |= r->t.got[i];
+		n += __builtin_popcountll(got[i]);
+	}
 	if (n > r->t.ngot && r->t.nseg == r->npages)
 		bb_udp_passed(p, r, u->now);
 	if (n == r->t.nseg) {
@@ -179,6 +185,16 @@ static void got_refusal(struct bb_udp *u, struct bb_net_req *r, const struct bb_
 		if (r->t.tries < 2)
 			r->t.tries = 2;
 		r->t.version_tries = r->t.tries;
+		return;
+	}
+	/*
+	 * What is open is never stale at its home. Where its extent has moved, the new
+	 * home does not know what was done of it before: it takes no id that the old one
+	 * has seen.
+	 */
+	if (m->status == BB_ST_STALE && (r->cmd == BB_CMD_WRITE || r->cmd == BB_CMD_DELETE)) {
+		u->sh->stats.again++;
+		bb_udp_again(u, r);
 		return;
 	}
 	if (r->cmd == BB_CMD_WRITE)
@@ -269,6 +285,8 @@ static void datagram(void *arg, const struct bb_sock_packet *pkt)
 		finish(u, r, &m);
 		break;
 	default:
+		r->data = m.payload;
+		r->paylen = m.paylen;
 		finish(u, r, &m);
 	}
 }

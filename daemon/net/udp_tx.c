@@ -85,21 +85,37 @@ static void tx_data(struct bb_udp *u, struct bb_net_req *r, uint16_t seg)
 	tx_add(u, r, (r->cmd == BB_CMD_ALLOC_WRITE ? 0 : page->ptr) + at, &m, (const uint8_t *)page->data + at, len);
 }
 
+/*
+ * Asks at the first page of which not all is known to have arrived: where pages
+ * of one home have moved, each of those who have them now knows of its own.
+ */
 static void tx_probe(struct bb_udp *u, struct bb_net_req *r)
 {
 	struct bb_msg m = { .flags = BB_F_PROBE, .nseg = r->t.nseg };
+	unsigned int seg = 0;
 
+	while (seg + 1 < r->t.nseg && (r->t.got[seg / 64] >> (seg % 64) & 1))
+		seg++;
 	r->t.asked = true;
 	if (r->t.tries == 1)
 		r->t.tries = 2; /* its time says nothing about one round trip */
-	tx_add(u, r, r->pages[0].ptr, &m, NULL, 0);
+	tx_add(u, r, r->pages[seg / (r->t.nseg / r->npages)].ptr, &m, NULL, 0);
+}
+
+/* Room for the payload of the next packet. */
+static uint8_t *small_payload(struct bb_udp *u)
+{
+	if (u->tx.n == BB_UDP_TX)
+		bb_udp_tx_flush(u);
+	return u->tx.small[u->tx.n];
 }
 
 /* A request that goes out in one go. */
 static void tx_request(struct bb_udp *u, struct bb_net_req *r)
 {
 	struct bb_msg m = { .nseg = 1 };
-	uint8_t count[4];
+	struct bb_wire_update update;
+	uint8_t *small;
 
 	switch (r->cmd) {
 	case BB_CMD_ALLOC_WRITE:
@@ -107,12 +123,17 @@ static void tx_request(struct bb_udp *u, struct bb_net_req *r)
 			tx_data(u, r, i);
 		break;
 	case BB_CMD_CREATE:
-		if (u->tx.n == BB_UDP_TX)
-			bb_udp_tx_flush(u);
+		small = small_payload(u);
 		m.flags = r->flags;
-		m.length = (uint32_t)bb_wire_create_request(r->len, count);
-		memcpy(u->tx.count[u->tx.n], count, sizeof(count));
-		tx_add(u, r, 0, &m, u->tx.count[u->tx.n], sizeof(count));
+		m.length = (uint32_t)bb_wire_create_request(r->len, small);
+		tx_add(u, r, 0, &m, small, m.length);
+		break;
+	case BB_CMD_UPDATE:
+		small = small_payload(u);
+		update = (struct bb_wire_update){ .op = r->len, .token = r->token };
+		bb_wire_update_request(&update, small);
+		m.length = BB_UPDATE_BYTES;
+		tx_add(u, r, r->ptr, &m, small, m.length);
 		break;
 	case BB_CMD_DELETE:
 		tx_add(u, r, r->ptr, &m, NULL, 0);
@@ -134,6 +155,7 @@ static uint16_t segments(struct bb_udp_peer *p, const struct bb_net_req *r, uint
 	switch (r->cmd) {
 	case BB_CMD_CREATE:
 	case BB_CMD_DELETE:
+	case BB_CMD_UPDATE:
 		return 1;
 	case BB_CMD_WRITE:
 	case BB_CMD_ALLOC_WRITE:

@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "log.h"
+
 /* The kernel fills in a value for each CPU that could ever be plugged in, 8192 at most. */
 #define CPUS_MAX 8192
 
@@ -64,6 +66,13 @@ static const struct wanted policy_map = { "bb_policy", BPF_MAP_TYPE_ARRAY, BPF_F
 /* Programs of another version may count more or less. */
 static const struct wanted count_map = { "bb_count", BPF_MAP_TYPE_PERCPU_ARRAY, 0, 4, sizeof(uint64_t), 0 };
 
+static const struct wanted over_map = { "bb_over", BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, sizeof(struct bb_over_key),
+					sizeof(struct bb_over), BB_OVER_MAX };
+static const struct wanted nodes_map = { "bb_nodes", BPF_MAP_TYPE_HASH, 0, 2, sizeof(struct bb_node), BB_NODES_MAX };
+static const struct wanted adopted_map = { "bb_adopted", BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, sizeof(struct bb_adopted_key),
+					   sizeof(struct bb_adopted), BB_OVER_MAX };
+static const struct wanted dev_map = { "bb_dev", BPF_MAP_TYPE_ARRAY, 0, 4, sizeof(struct bb_dev), 1 };
+
 /* Return: fd or -errno with why filled in (not for -ENOENT). */
 static int open_map(const char *dir, const struct wanted *w, struct stat *st, char *why, size_t size)
 {
@@ -96,12 +105,39 @@ static int open_map(const char *dir, const struct wanted *w, struct stat *st, ch
 	return ret;
 }
 
+static void close_moves(struct bb_pins *p)
+{
+	int *fd[] = { &p->over, &p->nodes, &p->adopted, &p->dev };
+
+	for (int i = 0; i < 4; i++) {
+		if (*fd[i] >= 0)
+			close(*fd[i]);
+		*fd[i] = -1;
+	}
+}
+
+/* What is needed for extents to move: all of it, or nothing of it. */
+static void open_moves(struct bb_pins *p, const char *dir)
+{
+	char why[200] = "";
+
+	p->over = open_map(dir, &over_map, NULL, why, sizeof(why));
+	p->nodes = open_map(dir, &nodes_map, NULL, why, sizeof(why));
+	p->adopted = open_map(dir, &adopted_map, NULL, why, sizeof(why));
+	p->dev = open_map(dir, &dev_map, NULL, why, sizeof(why));
+	if (p->over >= 0 && p->nodes >= 0 && p->adopted >= 0 && p->dev >= 0)
+		return;
+	if (*why)
+		bb_warn("steer: no extent can move: %s", why);
+	close_moves(p);
+}
+
 int bb_pins_open(struct bb_pins *p, const char *dir, char *why, size_t size)
 {
 	uint32_t version;
 	int fd, ret;
 
-	*p = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1 };
+	*p = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1, .dev = -1 };
 	fd = open_map(dir, &cfg_map, &p->seen[0], why, size);
 	if (fd < 0)
 		return fd;
@@ -125,8 +161,10 @@ int bb_pins_open(struct bb_pins *p, const char *dir, char *why, size_t size)
 		ret = p->policy = open_map(dir, &policy_map, NULL, why, size);
 	if (ret >= 0)
 		ret = p->count = open_map(dir, &count_map, NULL, why, size);
-	if (ret >= 0)
+	if (ret >= 0) {
+		open_moves(p, dir);
 		return 0;
+	}
 err:
 	bb_pins_close(p);
 	return ret;
@@ -142,7 +180,8 @@ void bb_pins_close(struct bb_pins *p)
 		close(p->policy);
 	if (p->count >= 0)
 		close(p->count);
-	*p = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1 };
+	close_moves(p);
+	*p = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1, .dev = -1 };
 }
 
 bool bb_pins_same(const struct bb_pins *p, const char *dir)
@@ -195,6 +234,86 @@ void bb_pins_clear_slabs(const struct bb_pins *p, const uint8_t *stays)
 	for (uint32_t i = 0; i < BB_STEER_SLABS_MAX; i++)
 		if (!stays[i] && !elem(BPF_MAP_LOOKUP_ELEM, p->slabs, &i, &id))
 			elem(BPF_MAP_DELETE_ELEM, p->slabs, &i, NULL);
+}
+
+/* --- what moved ----------------------------------------------------------------- */
+
+int bb_pins_override(const struct bb_pins *p, const struct bb_over_key *key, const struct bb_over *value)
+{
+	struct bb_over was;
+	int ret;
+
+	if (!value) {
+		ret = elem(BPF_MAP_DELETE_ELEM, p->over, key, NULL);
+		if (!ret)
+			__atomic_fetch_sub(&p->cfg->overrides, 1, __ATOMIC_SEQ_CST);
+		return ret;
+	}
+	/* Nobody looks while the count is 0: up before an entry that was not there, as bbload does. */
+	if (!elem(BPF_MAP_LOOKUP_ELEM, p->over, key, &was) && was.flags == value->flags)
+		return elem(BPF_MAP_UPDATE_ELEM, p->over, key, value);
+	__atomic_fetch_add(&p->cfg->overrides, 1, __ATOMIC_SEQ_CST);
+	ret = elem(BPF_MAP_UPDATE_ELEM, p->over, key, value);
+	if (ret)
+		__atomic_fetch_sub(&p->cfg->overrides, 1, __ATOMIC_SEQ_CST);
+	return ret;
+}
+
+int bb_pins_dev(const struct bb_pins *p, struct bb_dev *out)
+{
+	const uint32_t zero = 0;
+
+	memset(out, 0, sizeof(*out));
+	return elem(BPF_MAP_LOOKUP_ELEM, p->dev, &zero, out);
+}
+
+int bb_pins_node(const struct bb_pins *p, uint16_t node, const struct bb_node *n)
+{
+	return elem(BPF_MAP_UPDATE_ELEM, p->nodes, &node, n);
+}
+
+int bb_pins_adopted(const struct bb_pins *p, const struct bb_adopted_key *key, const struct bb_adopted *value)
+{
+	return value ? elem(BPF_MAP_UPDATE_ELEM, p->adopted, key, value) : elem(BPF_MAP_DELETE_ELEM, p->adopted, key, NULL);
+}
+
+/* All entries of a map, key and value sizes given. Return: how many. */
+static uint32_t dump(int map, size_t key, size_t value, void **keys, void **values)
+{
+	uint32_t n = 0, room = 0;
+
+	*keys = *values = NULL;
+	for (;;) {
+		void *k, *v;
+
+		if (n == room) {
+			room = room ? 2 * room : 64;
+			k = reallocarray(*keys, room, key);
+			if (k)
+				*keys = k;
+			v = reallocarray(*values, room, value);
+			if (v)
+				*values = v;
+			if (!k || !v)
+				return n;
+		}
+		k = (uint8_t *)*keys + n * key;
+		if (elem(BPF_MAP_GET_NEXT_KEY, map, n ? (uint8_t *)k - key : NULL, k) || n >= BB_OVER_MAX)
+			return n;
+		if (elem(BPF_MAP_LOOKUP_ELEM, map, k, (uint8_t *)*values + n * value))
+			memset((uint8_t *)*values + n * value, 0, value);
+		n++;
+	}
+}
+
+uint32_t bb_pins_overrides(const struct bb_pins *p, struct bb_over_key **keys, struct bb_over **values)
+{
+	return dump(p->over, sizeof(**keys), sizeof(**values), (void **)keys, (void **)values);
+}
+
+uint32_t bb_pins_all_adopted(const struct bb_pins *p, struct bb_adopted_key **keys, struct bb_adopted **values)
+{
+	return dump(p->adopted, sizeof(**keys), sizeof(**values), (void **)keys, (void **)values);
 }
 
 /* --- counters ----------------------------------------------------------------- */

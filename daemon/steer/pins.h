@@ -18,6 +18,7 @@ struct bb_pins {
 	int slabs, count;		/* descriptors; -1 while closed */
 	struct bb_steer_cfg *cfg;	/* mapped; NULL while closed */
 	int policy;
+	int over, nodes, adopted, dev;	/* -1: of an older bbload, no extent can move */
 	struct stat seen[2];		/* the pins of bb_cfg and bb_slabs, as they were opened */
 };
 
@@ -36,6 +37,18 @@ int bb_pins_new_slab(void);
 int bb_pins_put_slab(const struct bb_pins *p, uint32_t index, int fd);
 /* Takes out all slabs but those whose index says so. */
 void bb_pins_clear_slabs(const struct bb_pins *p, const uint8_t *stays);
+
+/* --- what moved; only where over is not -1 --- */
+
+/* Sets one, or takes it away where value is NULL; the count in bb_cfg stays right. Return: 0 or -errno. */
+int bb_pins_override(const struct bb_pins *p, const struct bb_over_key *key, const struct bb_over *value);
+int bb_pins_node(const struct bb_pins *p, uint16_t node, const struct bb_node *n);
+int bb_pins_adopted(const struct bb_pins *p, const struct bb_adopted_key *key, const struct bb_adopted *value);
+/* What bbload says of the device. Return: 0 or -errno. */
+int bb_pins_dev(const struct bb_pins *p, struct bb_dev *out);
+/* Copies of all entries, to be freed. Return: how many. */
+uint32_t bb_pins_overrides(const struct bb_pins *p, struct bb_over_key **keys, struct bb_over **values);
+uint32_t bb_pins_all_adopted(const struct bb_pins *p, struct bb_adopted_key **keys, struct bb_adopted **values);
 
 /* Adds up a counter over the CPUs. Return: its value, 0 where there is none. */
 uint64_t bb_pins_count(const struct bb_pins *p, uint32_t which);

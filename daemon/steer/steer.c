@@ -45,6 +45,7 @@
 #include "home/home.h"
 #include "log.h"
 #include "rights.h"
+#include "steer/moves.h"
 #include "steer/pins.h"
 #include "steer_names.h"
 
@@ -70,6 +71,9 @@ struct bb_steer {
 	pthread_mutex_t lock;		/* of all below */
 	pthread_cond_t fresh;
 	bool stop, leave;
+	bool dirty;			/* what moved has changed */
+	bool can_move;
+	struct bb_move_node nodes[BB_MOVE_NODES];
 	uint64_t asked, answered;	/* stats */
 	struct bb_steer_stats stats;
 };
@@ -198,6 +202,31 @@ static void map_policy(struct bb_steer *s, int fd)
 		bb_warn("steer: cannot map the command policies (%m): bbd goes on without them");
 }
 
+static void sync_moves(struct bb_steer *s, bool anyway)
+{
+	struct bb_move_node nodes[BB_MOVE_NODES];
+	bool dirty;
+
+	pthread_mutex_lock(&s->lock);
+	dirty = s->dirty || anyway;
+	s->dirty = false;
+	s->can_move = s->open && bb_moves_can(&s->pins);
+	memcpy(nodes, s->nodes, sizeof(nodes));
+	pthread_mutex_unlock(&s->lock);
+	if (!dirty || !s->open)
+		return;
+	bb_moves_sync(&s->pins, s->cfg.home, s->cfg.adopt, s->cfg.tenant, s->cfg.node, nodes);
+	/* Only this thread adds nodes that are wanted; others may have become known meanwhile. */
+	pthread_mutex_lock(&s->lock);
+	for (int i = 0; i < BB_MOVE_NODES; i++) {
+		struct bb_move_node *n = bb_move_node(s->nodes, nodes[i].node);
+
+		if (n && nodes[i].node)
+			n->wanted = nodes[i].wanted;
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
 static void take_over(struct bb_steer *s)
 {
 	const bool serves = s->cfg.home && !s->cfg.store;
@@ -212,6 +241,7 @@ static void take_over(struct bb_steer *s)
 	if (!cfg_is_ours(s) || s->pins.cfg->flags != flags || s->pins.cfg->bytes != bytes)
 		cfg_set(s, flags, bytes);
 	map_policy(s, s->pins.policy);
+	sync_moves(s, true);
 	if (serves)
 		bb_home_maps(s->cfg.home, &s->maker);
 	set_state(s, serves ? BB_STEER_SERVES : BB_STEER_KNOWN,
@@ -228,6 +258,7 @@ static void let_go(struct bb_steer *s)
 	bb_pins_close(&s->pins);
 	s->open = false;
 	pthread_mutex_lock(&s->lock);
+	s->can_move = false;
 	s->stats.slabs = 0;
 	pthread_mutex_unlock(&s->lock);
 }
@@ -332,6 +363,7 @@ static void *loop(void *arg)
 	bb_rights_thread(BB_ROLE_STEER);
 	while (!stopped(s, &leave)) {
 		make_slabs(s);
+		sync_moves(s, false);
 		answer_stats(s);
 		if (poll(&p, 1, BB_STEER_LOOK_MS) > 0 && read(s->wake, &n, sizeof(n)) < 0)
 			bb_debug("steer: %m");
@@ -339,6 +371,7 @@ static void *loop(void *arg)
 	}
 	if (s->open && !leave) {
 		cfg_set(s, 0, 0);
+		bb_moves_sync(&s->pins, NULL, NULL, s->cfg.tenant, s->cfg.node, s->nodes);
 		bb_pins_clear_slabs(&s->pins, none);
 	}
 	if (s->open)
@@ -372,7 +405,7 @@ int bb_steer_start(struct bb_steer **out, const struct bb_steer_config *cfg)
 		return -ENOMEM;
 	s->cfg = *cfg;
 	s->maker = (struct bb_home_maker){ wake, s };
-	s->pins = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1 };
+	s->pins = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1, .dev = -1 };
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->fresh, NULL);
 	s->policy = mmap(NULL, BB_PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -445,4 +478,51 @@ void bb_steer_stats(struct bb_steer *s, struct bb_steer_stats *out)
 		;
 	*out = s->stats;
 	pthread_mutex_unlock(&s->lock);
+}
+
+void bb_steer_moved(struct bb_steer *s)
+{
+	if (!s)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->dirty = true;
+	pthread_mutex_unlock(&s->lock);
+	wake(s);
+}
+
+bool bb_steer_node(struct bb_steer *s, uint16_t node, uint32_t ifindex, const uint8_t mac[6])
+{
+	struct bb_move_node *n;
+	bool ok, dirty;
+
+	if (!s)
+		return false;
+	pthread_mutex_lock(&s->lock);
+	n = bb_move_node(s->nodes, node);
+	if (n && (!n->known || n->ifindex != ifindex || memcmp(n->mac, mac, 6))) {
+		n->known = true;
+		n->ifindex = ifindex;
+		memcpy(n->mac, mac, 6);
+		s->dirty = true;
+	}
+	ok = n && s->can_move;
+	dirty = s->dirty;
+	pthread_mutex_unlock(&s->lock);
+	if (dirty)
+		wake(s);
+	return ok;
+}
+
+unsigned int bb_steer_nodes(struct bb_steer *s, uint16_t *out, unsigned int max)
+{
+	unsigned int n = 0;
+
+	if (!s)
+		return 0;
+	pthread_mutex_lock(&s->lock);
+	for (int i = 0; i < BB_MOVE_NODES && n < max; i++)
+		if (s->nodes[i].wanted)
+			out[n++] = s->nodes[i].node;
+	pthread_mutex_unlock(&s->lock);
+	return n;
 }

@@ -18,6 +18,7 @@
 
 #define BB_STEER_LOOK_MS 500
 
+struct bb_adopt;
 struct bb_home;
 struct bb_steer;
 
@@ -28,6 +29,7 @@ struct bb_steer_config {
 	uint32_t boot;
 	uint64_t k0, k1;
 	struct bb_home *home;	/* NULL: nothing is lent */
+	struct bb_adopt *adopt;	/* extents of other homes; may be NULL */
 	const char *store;	/* its slabs are files, which the kernel cannot serve */
 };
 
@@ -58,6 +60,15 @@ void bb_steer_stop(struct bb_steer *s, bool leave);
  * zeros while nothing is attached. Good until bb_steer_stop(), in any thread.
  */
 const struct bb_policy *bb_steer_policy(const struct bb_steer *s);
+
+/* --- extents that move. From any thread; s may be NULL. --- */
+
+/* What moved is another than before: the maps follow. */
+void bb_steer_moved(struct bb_steer *s);
+/* The link address of a node that extents go to. Return: whether packets can be steered there. */
+bool bb_steer_node(struct bb_steer *s, uint16_t node, uint32_t ifindex, const uint8_t mac[6]);
+/* Nodes that extents of ours have gone to. Return: how many of at most max. */
+unsigned int bb_steer_nodes(struct bb_steer *s, uint16_t *out, unsigned int max);
 
 /* From any thread; as of now, or where that takes too long as of a moment ago. s may be NULL. */
 void bb_steer_stats(struct bb_steer *s, struct bb_steer_stats *out);

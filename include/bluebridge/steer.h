@@ -11,7 +11,7 @@
  * bb_policy   bbload (bbd reads it, so that both paths refuse the same)
  * bb_over     bbload and bbd: overrides, whose pages went elsewhere
  * bb_nodes    bbload: at a switch its hosts, one entry each; at a host those that
- *             overrides lead to
+ *             overrides lead to (bbd those that its own do)
  * bb_adopted  bbd: extents of other nodes that live here now
  * bb_count, bb_load  the programs
  *
@@ -158,10 +158,12 @@ struct bb_over_key {
 struct bb_over {
 	__u64 cmds[2];		/* bit c: command c is steered; replies never are */
 	__u16 node;		/* who owns it now */
-	__u16 pad;
+	__u16 flags;		/* BB_OVER_* */
 	__u32 epoch;		/* of the change: for people and for replacing */
 	__u64 until;		/* CLOCK_BOOTTIME ns; 0: for ever */
 };
+
+#define BB_OVER_MOVED 0x1u	/* bbd's: an extent that it gave away (doc/protocol.md, section 11) */
 
 #define BB_OVER_MAX 65536
 

@@ -25,6 +25,16 @@
 #define BB_BATCH_PAGES_MAX 64	/* WRITE: pages acknowledged at once */
 #define BB_CREATE_MAX 64	/* CREATE: extents asked for at once */
 
+#define BB_UPDATE_SESSIONS_MAX 340 /* that a reply to a commit can name */
+
+/* UPDATE: what is asked for (doc/protocol.md, section 11) */
+enum bb_update {
+	BB_UPDATE_BEGIN = 1,	/* the asker is about to take the extent over */
+	BB_UPDATE_COMMIT = 2,	/* it has all of it */
+	BB_UPDATE_ABORT = 3,	/* it does not want it after all */
+	BB_UPDATE_RELEASE = 4,	/* it has freed what it took over */
+};
+
 /* bb_hdr.flags */
 #define BB_F_SMALL 0x01	/* READ: answer in segments of BB_SEG_SMALL */
 #define BB_F_PROBE 0x02	/* WRITE: no data; say what has arrived of this id */

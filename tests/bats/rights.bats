@@ -66,7 +66,7 @@ sanitized() { "$BUILD/bbctl" --socket "$SOCKET" -j doctor | grep -q 'built with 
 	rack_up 2
 	pid=$(pid_of h1)
 	expect_rights "$pid" "bbd $NET_ADMIN 1 2" "bbd-server $NET_ADMIN 1 2" "bb-pager $NONE 1 2" "bbd-control $NONE 1 2" \
-		"bbd-scrubber $NONE 1 2" "bbd-steer $BPF 1 2"
+		"bbd-scrubber $NONE 1 2" "bbd-mover $NONE 1 2" "bbd-steer $BPF 1 2"
 	run bbrack run h1 -- "$BUILD/bbctl" -j doctor
 	expect_json '.checks[] | select(.name == "least rights") | .state == "ok"'
 	# Routes, attach, paging to the other host, and what people look at, with these rights.
@@ -123,7 +123,7 @@ print("right" if all(b[i] == i // 4096 % 251 for i in range(0, len(b), 4096)) el
 	need_root
 	rack_up 1 --bbd-args "--peer no-such-host.invalid"
 	expect_rights "$(pid_of h1)" "bbd $NET_ADMIN 1 2" "bbd-server $NET_ADMIN 1 2" "bb-pager $NONE 1 2" \
-		"bbd-control $NONE 1 2" "bbd-scrubber $NONE 1 2" "bbd-steer $BPF 1 2"
+		"bbd-control $NONE 1 2" "bbd-scrubber $NONE 1 2" "bbd-mover $NONE 1 2" "bbd-steer $BPF 1 2"
 	eventually 20 grep -q 'no-such-host.invalid' "/run/bluebridge/$RACK/h1/bbd.log"
 }
 

@@ -22,10 +22,12 @@
 #include "log.h"
 #include "net/hello.h"
 #include "net/peers.h"
+#include "net/adopt.h"
 #include "net/serve.h"
 #include "wire.h"
 
 #define OWN 2
+#define ADOPTED 9 /* another home, of which extents are here */
 #define BOOT 0xb007u
 #define LEND (32u << 20)
 #define KNOWN 64
@@ -33,6 +35,7 @@
 static uint64_t rng, packets, answers, refused[BB_ST_MAX];
 static struct bb_key key;
 static struct bb_serve serve;
+static struct bb_adopt *adopt;
 static uint64_t known[KNOWN]; /* pointers that the home has given out */
 static uint8_t *exact;	      /* the packet, at the end of a block of its own size */
 static uint64_t next_id = 1;
@@ -119,7 +122,8 @@ struct packet {
 };
 
 static const uint8_t commands[] = { BB_CMD_CREATE, BB_CMD_ALLOC_WRITE, BB_CMD_READ, BB_CMD_READ_RUN, BB_CMD_WRITE,
-				    BB_CMD_WRITE, BB_CMD_WRITE, BB_CMD_WRITE, BB_CMD_DELETE };
+				    BB_CMD_WRITE, BB_CMD_WRITE, BB_CMD_WRITE, BB_CMD_DELETE,
+				    BB_CMD_UPDATE, BB_CMD_UPDATE };
 
 #define PAST 64
 static struct packet past[PAST];
@@ -152,6 +156,7 @@ static void good(struct packet *p)
 {
 	const bool small = rnd(2);
 	const uint32_t seg = small ? BB_SEG_SMALL : BB_SEG_LARGE;
+	struct bb_wire_update update;
 
 	memset(p, 0, offsetof(struct packet, payload));
 	p->src = (struct bb_gptr){ .node = (uint16_t)(1 + rnd(3)), .ptr = rnd(4) };
@@ -162,9 +167,17 @@ static void good(struct packet *p)
 		p->m.id -= rnd(p->m.id < 1500 ? p->m.id : 1500);
 	p->m.floor = (uint32_t)(p->m.id - (p->m.id < 512 ? p->m.id - 1 : rnd(30) ? 511 : rnd(512)));
 	p->paylen = 0;
-	if (bb_wire_tracked(p->dst.cmd) ? p->dst.cmd == BB_CMD_WRITE || p->dst.cmd == BB_CMD_DELETE : true)
-		p->dst.ptr = known[rnd(KNOWN)] + (p->dst.cmd == BB_CMD_DELETE ? 0 : rnd(512) * 4096);
+	if (bb_wire_tracked(p->dst.cmd) ? p->dst.cmd == BB_CMD_WRITE || p->dst.cmd == BB_CMD_DELETE || p->dst.cmd == BB_CMD_UPDATE : true)
+		p->dst.ptr = known[rnd(KNOWN)] + (p->dst.cmd == BB_CMD_DELETE || p->dst.cmd == BB_CMD_UPDATE ? 0 : rnd(512) * 4096);
+	/* Some of what is asked for came from another home. */
+	if (p->dst.cmd != BB_CMD_UPDATE && !rnd(4))
+		p->dst.node = ADOPTED;
 	switch (p->dst.cmd) {
+	case BB_CMD_UPDATE:
+		update = (struct bb_wire_update){ .op = (uint32_t)(rnd(30) ? 1 + rnd(4) : rnd(0)), .token = (uint32_t)rnd(2) };
+		bb_wire_update_request(&update, p->payload);
+		p->paylen = BB_UPDATE_BYTES;
+		break;
 	case BB_CMD_CREATE:
 		p->paylen = bb_wire_create_request((uint32_t)(1 + rnd(rnd(20) ? 3 : 64)), p->payload);
 		break;
@@ -228,12 +241,17 @@ static void send_packet(const struct in6_addr *src, const struct in6_addr *dst, 
 	if (bb_wire_decode(exact, len, &m) != BB_ST_OK && len < 40 && m.payload)
 		fail("a payload of a packet that has none");
 	for (uint8_t cmd = 0; cmd < 16; cmd++) {
+		static struct bb_wire_seen seen[BB_UPDATE_SESSIONS_MAX];
 		uint64_t ptrs[BB_CREATE_MAX], got[4];
+		struct bb_wire_owner owner;
 
 		bb_wire_reply(cmd, &m);
 		bb_wire_create_ptrs(&m, ptrs, BB_CREATE_MAX);
 		bb_wire_state_decode(&m, (uint16_t)rnd(300), got);
 		bb_wire_failed_page(&m);
+		bb_wire_owner_decode(m.payload, m.paylen, &owner);
+		if (bb_wire_seen_decode(m.payload, m.paylen, seen) > BB_UPDATE_SESSIONS_MAX)
+			fail("more sessions than there can be");
 	}
 	bb_serve_packet(&serve, &p);
 	packets++;
@@ -310,6 +328,27 @@ static void one_hello(void)
 	send_packet(&src, &dst, data, rnd(10) ? sizeof(data) : rnd(sizeof(data)));
 }
 
+static bool may_move(void *arg, uint16_t to)
+{
+	return rnd(20);
+}
+
+/* Extents of another home, in all states. */
+static void adopt_some(struct bb_home *home)
+{
+	struct bb_home_who who = { .node = (uint16_t)(1 + rnd(3)) };
+	struct bb_adopt_entry e = { .ptr = known[rnd(KNOWN)], .boot = BOOT, .node = ADOPTED, .owner = who.node,
+				    .state = (uint32_t)(1 + rnd(4)) };
+
+	e.ptr &= ~(BB_EXTENT_SIZE - 1);
+	if (bb_adopt_find(adopt, ADOPTED, e.ptr, &e)) {
+		bb_home_drop(home, e.local);
+		bb_adopt_remove(adopt, ADOPTED, e.ptr);
+	} else if (bb_home_create(home, who, BB_HOME_ADOPTED, &e.local) == BB_ST_OK && bb_adopt_add(adopt, &e)) {
+		bb_home_drop(home, e.local);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const uint64_t seconds = argc > 1 ? strtoull(argv[1], NULL, 10) : 10;
@@ -327,12 +366,14 @@ int main(int argc, char **argv)
 	silence();
 	memset(pc.key.raw, 1, sizeof(pc.key.raw));
 	if (bb_key_derive(&pc.key) || bb_home_new(&home, &hc) || bb_peers_new(&peers, &pc) ||
-	    bb_serve_init(&serve, peers, home, NULL)) {
+	    bb_serve_init(&serve, peers, home, NULL) || bb_adopt_new(&adopt, home, NULL)) {
 		dprintf(err, "fuzz_wire: cannot start\n");
 		return 2;
 	}
 	key = pc.key;
 	serve.send = take;
+	serve.adopt = adopt;
+	serve.may_move = may_move;
 	end = bb_now_ns() + seconds * 1000000000ULL;
 	do {
 		for (int i = 0; i < 256; i++) {
@@ -345,6 +386,7 @@ int main(int argc, char **argv)
 			else
 				one_hello();
 		}
+		adopt_some(home);
 		/* Pointers get lost here: make room again. */
 		if (!rnd(20))
 			for (uint16_t node = 1; node < 4; node++)
@@ -359,6 +401,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < BB_ST_MAX; i++)
 		printf(" %lu", refused[i]);
 	printf("; %u sessions; nothing found\n", bb_sessions_count(serve.sessions));
+	bb_adopt_free(adopt);
 	bb_serve_fini(&serve);
 	bb_peers_free(peers);
 	bb_home_free(home);

@@ -32,6 +32,21 @@ static void test_forward(void **state)
 	assert_int_equal(load_of(99).packets, 0);
 }
 
+/* A host sends on what is for an extent that has moved: the bridge behind us knows the link address. */
+static void test_sent_on(void **state)
+{
+	request(2, 2, BB_CMD_READ, 0x1234000000005000);
+	memcpy(in.b, ((uint8_t[]){ 2, 0xbb, 0, 0, 0, 3, 2, 0xbb, 0, 0, 0, 2 }), 12);
+	assert_int_equal(run_at(2), XDP_PASS);
+	unchanged();
+	/* Of another host behind the same port, or by another port, it is as any other. */
+	in.b[11] = 9;
+	assert_int_equal(run_at(2), XDP_REDIRECT);
+	in.b[11] = 2;
+	assert_int_equal(run_at(1), XDP_REDIRECT);
+	went_to(2);
+}
+
 static void test_others(void **state)
 {
 	static const struct {
@@ -454,7 +469,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_forward),  T(test_others),   T(test_truncated),	T(test_hops),  T(test_override), T(test_policy),
 		T(test_rate),	  T(test_place),    T(test_fan),	T(test_live),  T(test_copy),	 T(test_learn),
-		T2(test_forward), T2(test_learn),
+		T2(test_forward), T2(test_learn),   T(test_sent_on),	T2(test_sent_on),
 		T2(test_others),  T2(test_truncated), T2(test_hops),	T2(test_override), T2(test_policy), T2(test_rate),
 		T2(test_place),	  T2(test_fan),	    T2(test_live),	T2(test_copy),
 	};

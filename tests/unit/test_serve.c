@@ -228,7 +228,7 @@ static void test_forged(void **state)
 	assert_int_equal(put_from(ASKER, BB_CMD_READ, x, MSG(.length = 77), NULL, 0, true), -1);
 	assert_int_equal(serve.stats.bad_tag, 2);
 	assert_int_equal(put(BB_CMD_READ, x, MSG(.length = 77), NULL, 0), BB_ST_MALFORMED);
-	assert_int_equal(put(BB_CMD_UPDATE, x, MSG(.length = 0), NULL, 0), BB_ST_COMMAND);
+	assert_int_equal(put(BB_CMD_INVALIDATE, x, MSG(.length = 0), NULL, 0), BB_ST_COMMAND);
 	assert_int_equal(put(BB_CMD_READ | BB_CMD_REPLY, x, MSG(.length = 4096), NULL, 0), -1);
 	assert_int_equal(put_from(ASKER, BB_CMD_READ, x, MSG(.version = 2, .id = 5, .length = 4096), NULL, 0, true), BB_ST_VERSION);
 	assert_int_equal(last.id, 5);
@@ -284,16 +284,16 @@ static void test_sessions(void **state)
 
 	assert_int_equal(bb_sessions_new(&s, NULL), 0);
 	for (m.session = 0; m.session < BB_SESSIONS_MAX; m.session++)
-		assert_int_equal(bb_sessions_slot(s, 1, BB_CMD_WRITE, &m, SECOND, &slot), BB_ST_OK);
-	assert_int_equal(bb_sessions_slot(s, 1, BB_CMD_WRITE, &m, 60 * SECOND, &slot), BB_ST_BUSY);
+		assert_int_equal(bb_sessions_slot(s, 1, 0, BB_CMD_WRITE, &m, SECOND, &slot), BB_ST_OK);
+	assert_int_equal(bb_sessions_slot(s, 1, 0, BB_CMD_WRITE, &m, 60 * SECOND, &slot), BB_ST_BUSY);
 	m.session = 5;
-	assert_int_equal(bb_sessions_slot(s, 1, BB_CMD_WRITE, &m, 60 * SECOND, &slot), BB_ST_OK);
+	assert_int_equal(bb_sessions_slot(s, 1, 0, BB_CMD_WRITE, &m, 60 * SECOND, &slot), BB_ST_OK);
 	slot->state = BB_SLOT_DONE;
 	m.session = BB_SESSIONS_MAX;
-	assert_int_equal(bb_sessions_slot(s, 1, BB_CMD_WRITE, &m, 62 * SECOND, &slot), BB_ST_OK);
+	assert_int_equal(bb_sessions_slot(s, 1, 0, BB_CMD_WRITE, &m, 62 * SECOND, &slot), BB_ST_OK);
 	assert_int_equal(bb_sessions_count(s), 2);
 	m.session = 5;
-	assert_int_equal(bb_sessions_slot(s, 1, BB_CMD_WRITE, &m, 62 * SECOND, &slot), BB_ST_OK);
+	assert_int_equal(bb_sessions_slot(s, 1, 0, BB_CMD_WRITE, &m, 62 * SECOND, &slot), BB_ST_OK);
 	assert_int_equal(slot->state, BB_SLOT_DONE);
 	bb_sessions_free(s);
 }
