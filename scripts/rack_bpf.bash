@@ -79,3 +79,10 @@ forget_bpf() {
 	[[ $(meta bpf) && -x $b ]] || return 0
 	timeout 60 "$b" gc >/dev/null 2>&1 || { say "bbload gc has failed: see \"bbload show\""; return 1; }
 }
+
+host_mac() { printf '02:bb:00:00:%02x:%02x' $(($1 >> 8)) $(($1 & 255)); }
+
+# kind_text SWITCH WHY
+kind_text() {
+	if [[ $1 == bpf ]]; then printf 'the switch program'; elif [[ $1 == cable ]]; then printf 'a cable'; else printf 'a plain bridge%s' "${2:+ ($2)}"; fi
+}

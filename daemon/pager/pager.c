@@ -187,8 +187,7 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 	uint64_t count;
 
 	if (ev->data.fd == pg->wake) {
-		if (read(pg->wake, &count, sizeof(count)) < 0)
-			return;
+		(void)!read(pg->wake, &count, sizeof(count));
 		return;
 	}
 	for (p = pg->programs; p; p = p->next) {
@@ -233,9 +232,7 @@ static void sleep_until_work(struct bb_pager *pg)
 	wait = next <= pg->now ? 0 : next - pg->now;
 	if (wait > TICK_NS)
 		wait = TICK_NS;
-	if (parked && wait > 1000000)
-		wait = 1000000;
-	if (freezing && wait > 1000000)
+	if ((parked || freezing) && wait > 1000000)
 		wait = 1000000;
 	if ((gone || pg->inbox) && wait > 10000000)
 		wait = 10000000;
@@ -294,10 +291,7 @@ static void *loop(void *arg)
 			take_inbox(pg);
 		if (poll_all(pg)) {
 			last = pg->now;
-			/*
-			 * A program that was woken on this CPU goes on at once,
-			 * unless it has: then its next fault is what is waited for.
-			 */
+			/* A program that was woken on this CPU goes on at once, unless it has already. */
 			if (!pg->gave_way)
 				breathe(pg);
 			pg->gave_way = false;

@@ -57,7 +57,8 @@ move_all() {
 			for ((i = 1; ; i++)); do
 				run ctl h3 extent move "$e"
 				((status)) || break
-				[[ $output != *'moved already'* ]] || break
+				# Somebody was faster: an earlier try, or the program, which has freed it.
+				[[ $output != *'moved already'* && $output != *'no such extent'* ]] || break
 				((i < ${1:-1})) || fail "$output"
 				sleep 0.2
 			done
@@ -138,7 +139,8 @@ nothing_left() {
 @test "bbd is killed at either end while extents move" {
 	local killer
 
-	rack_with_programs
+	# A page of an extent that moved needs both: on a busy machine they take their time to come back.
+	rack_with_programs --bbd-args '--deadline 30000'
 	touching 25
 	(
 		RANDOM=7
