@@ -13,7 +13,7 @@ setup_file() {
 	cd "$TOP" || return
 	for k in 6.12 6.1; do
 		echo 0 >"$BATS_FILE_TMPDIR/$k.rc"
-		tests/vm/guest --seconds 200 "$k" -- env B="${B:-build}" tests/vm/core >"$BATS_FILE_TMPDIR/$k.out" \
+		tests/vm/guest --seconds 190 "$k" -- env B="${B:-build}" tests/vm/core >"$BATS_FILE_TMPDIR/$k.out" \
 			2>"$BATS_FILE_TMPDIR/$k.err" || echo $? >"$BATS_FILE_TMPDIR/$k.rc"
 		grep -h '^#' "$BATS_FILE_TMPDIR/$k.out" | sed "s/^# /# $k: /" >&3 || :
 	done
@@ -39,6 +39,12 @@ holds() {
 	holds 6.12 "bbd makes no system call that its filter refuses"
 }
 
+@test "6.12: programs load and are right, at tcx; READs are answered in the kernel" {
+	holds 6.12 "bbload's selftest"
+	holds 6.12 "the switch's programs are at tcx"
+	holds 6.12 "the kernel answered their READs"
+}
+
 @test "6.12: the rack leaves nothing behind" {
 	holds 6.12 "the rack goes down"
 	holds 6.12 "nothing of it is left"
@@ -57,6 +63,11 @@ holds() {
 	holds 6.1 "a rack of two comes up, MTU 9000"
 	holds 6.1 "no UFFDIO_MOVE: a program runs in local memory, with one warning"
 	holds 6.1 "bbd makes no system call that its filter refuses"
+}
+
+@test "6.1: programs load and are right, the switch's at clsact" {
+	holds 6.1 "bbload's selftest"
+	holds 6.1 "the switch's programs are at clsact"
 }
 
 @test "6.1: the rack leaves nothing behind" {
