@@ -116,6 +116,8 @@ static int set_up(void **state)
 	*slab_word(&slab, 0) = bb_xw(GEN, 0, ASKER, 0);
 	*slab_word(&slab, 1) = bb_xw(GEN, 0, 9, 1);
 	*slab_word(&slab, 2) = bb_xw(GEN, 0, 9, 0);
+	*slab_word(&slab, 4) = bb_xw(GEN, 4, ASKER, 0);
+	*slab_word(&slab, 5) = bb_xw(GEN, 0, ASKER, 0) & ~BB_XW_LIVE;
 	*slab_word(&slab, 31) = bb_xw(GEN, 0, ASKER, 0);
 	page_fill(5, 55);
 	page_fill(6, 66);
@@ -129,8 +131,8 @@ static int set_up(void **state)
 /* --- requests ----------------------------------------------------------------- */
 
 struct ask {
-	uint8_t cmd, flags, version, status;
-	uint16_t seg, nseg, node, asker, tenant;
+	uint8_t cmd, flags, version, status, arg, asker_arg;
+	uint16_t seg, nseg, node, asker, tenant, asker_tenant;
 	uint32_t length, boot;
 	uint64_t ptr, id;
 	bool bad_tag, partial;
@@ -160,8 +162,8 @@ static uint64_t sum_of(const struct frame *f, bool payload)
 
 static void make(struct frame *f, const struct ask *a)
 {
-	struct bb_gptr src = { .tenant = a->tenant, .node = a->asker, .ptr = 3 };
-	struct bb_gptr dst = { .tenant = a->tenant, .node = a->node, .cmd = a->cmd, .ptr = a->ptr };
+	struct bb_gptr src = { .tenant = a->tenant ^ a->asker_tenant, .node = a->asker, .arg = a->asker_arg, .ptr = 3 };
+	struct bb_gptr dst = { .tenant = a->tenant, .node = a->node, .cmd = a->cmd, .arg = a->arg, .ptr = a->ptr };
 	struct bb_hdr *h = (struct bb_hdr *)(f->b + AT_HDR);
 	struct in6_addr s, d;
 	uint16_t *check = (uint16_t *)(f->b + AT_UDP + 6);
@@ -180,6 +182,23 @@ static void make(struct frame *f, const struct ask *a)
 	h->tag ^= a->bad_tag;
 	*check = 0;
 	*check = a->partial ? fold(sum_of(f, false)) : (uint16_t)~fold(sum_of(f, true));
+}
+
+/*
+ * Only on two CPUs does one write while the other copies: this thread to the first
+ * of those that it may have. one: the second, or the first where there is no other.
+ */
+static void part(cpu_set_t *was, cpu_set_t *one)
+{
+	assert_int_equal(sched_getaffinity(0, sizeof(*was), was), 0);
+	for (int c = 0, k = 0; c < CPU_SETSIZE && k < 2; c++) {
+		if (!CPU_ISSET(c, was))
+			continue;
+		CPU_ZERO(one);
+		CPU_SET(c, one);
+		if (!k++)
+			assert_int_equal(sched_setaffinity(0, sizeof(*one), one), 0);
+	}
 }
 
 /* --- a page that is being written ------------------------------------------------ */

@@ -53,6 +53,7 @@ static void check_answer(const struct ask *a, unsigned int page)
 	assert_memory_equal(out.b + 6, in.b, 6);
 	src.s6_addr[6] |= BB_CMD_REPLY;
 	dst.s6_addr[6] = src.s6_addr[6];
+	dst.s6_addr[7] = 0; /* the request's own stays */
 	assert_memory_equal(&ip->saddr, &src, 16);
 	assert_memory_equal(&ip->daddr, &dst, 16);
 	assert_int_equal(ip->version, 6);
@@ -92,6 +93,7 @@ static void test_answers(void **state)
 {
 	is_served(ASK(), 5);
 	is_served(ASK(.partial = true), 5);
+	is_served(ASK(.arg = 3, .asker_arg = 9), 5);
 	is_served(ASK(.cmd = BB_CMD_READ_RUN), 5);
 	is_served(ASK(.ptr = bb_ptr(GEN, 511 << 12), .id = ~0ULL), 511);
 	is_served(ASK(.ptr = bb_ptr(GEN, 512 << 12)), 512); /* another's, shared */
@@ -191,6 +193,9 @@ static void test_left_to_bbd(void **state)
 	asked_goes_up(ASK(.cmd = BB_CMD_READ_RUN, .length = 2 * 4096, .ptr = bb_ptr(GEN, 511 << 12)));
 	asked_goes_up(ASK(.ptr = bb_ptr(GEN, (5 << 12) + 8)));
 	asked_goes_up(ASK(.tenant = 4));
+	asked_goes_up(ASK(.asker_tenant = 4, .ptr = bb_ptr(GEN, 4ULL << 21)));
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, 4ULL << 21))); /* another tenant's */
+	asked_goes_up(ASK(.ptr = bb_ptr(GEN, 5ULL << 21))); /* not alive */
 	asked_goes_up(ASK(.asker = 0));
 	asked_goes_up(ASK(.asker = BB_NODE_ANY));
 	asked_goes_up(ASK(.node = 3));
@@ -334,36 +339,68 @@ static void test_writers(void **state)
 	*slab_seq(&slab, 6) += BB_SEQ_END;
 }
 
-/* Return: pages that were torn of those that were answered. */
-static unsigned int torn_of(struct bb_read *of, unsigned int *answered)
+/* The extent dies and is made again, under the next generation; all words of its page are that. Nobody counts. */
+static void *undertaker(void *arg)
+{
+	uint64_t *w = (uint64_t *)slab_page(&slab, 5);
+
+	for (uint16_t gen = GEN; !atomic_load(&stop); gen = (uint16_t)(gen + 1)) {
+		atomic_store(slab_word(&slab, 0), 0);
+		for (unsigned int i = 0; i < 512; i++)
+			__atomic_store_n(&w[i], gen, __ATOMIC_RELAXED);
+		atomic_store(slab_word(&slab, 0), bb_xw(gen, 0, ASKER, 0));
+		/* Long enough to be asked for. */
+		for (volatile unsigned int i = 0; i < gen * 37u % 8000; i++)
+			;
+	}
+	return NULL;
+}
+
+/* The page is another's while bbd changes its configuration, and with it whose the slabs are. */
+static void *heir(void *arg)
+{
+	struct bb_steer_cfg *c = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, *(int *)arg, 0);
+	uint64_t *w = (uint64_t *)slab_page(&slab, 5);
+
+	while (c != MAP_FAILED && !atomic_load(&stop)) {
+		__atomic_store_n(&c->serial, c->serial | 1, __ATOMIC_SEQ_CST);
+		for (unsigned int i = 0; i < 1024; i++)
+			__atomic_store_n(&w[i & 511], i < 512, __ATOMIC_RELAXED);
+		__atomic_store_n(&c->serial, c->serial + 1, __ATOMIC_SEQ_CST);
+		for (volatile int i = 0; i < 300; i++)
+			;
+	}
+	munmap(c, 4096);
+	return NULL;
+}
+
+/* Return: pages that were torn, or another's, of those that were answered beside a thread that runs what. */
+static unsigned int torn_of(struct bb_read *of, void *(*what)(void *), unsigned int *answered)
 {
 	const uint64_t end = bb_now_ns() + (of == b ? 5 : 20) * 1000000000ULL;
 	unsigned int torn = 0, n = 0;
 	const uint32_t zero = 0;
 	cpu_set_t was, one;
+	int cfg_fd = bpf_map__fd(of->maps.bb_cfg);
 	pthread_t t;
 
-	/* Only on two CPUs does one write while the other copies. */
-	assert_int_equal(sched_getaffinity(0, sizeof(was), &was), 0);
-	for (int c = 0, k = 0; c < CPU_SETSIZE && k < 2; c++) {
-		if (!CPU_ISSET(c, &was))
-			continue;
-		CPU_ZERO(&one);
-		CPU_SET(c, &one);
-		if (!k++)
-			assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
-	}
-
+	part(&was, &one);
 	assert_int_equal(bpf_map__update_elem(of->maps.bb_cfg, &zero, sizeof(zero), &cfg, sizeof(cfg), BPF_ANY), 0);
 	make(&in, ASK());
 	atomic_store(&stop, false);
 	memset(slab_page(&slab, 5), 0, 4096);
-	assert_int_equal(pthread_create(&t, NULL, writer, NULL), 0);
+	if (what == undertaker) /* until it has begun there is nothing to read */
+		atomic_store(slab_word(&slab, 0), 0);
+	assert_int_equal(pthread_create(&t, NULL, what, &cfg_fd), 0);
 	assert_int_equal(pthread_setaffinity_np(t, sizeof(one), &one), 0); /* the second, where there is one */
 	while ((of == b ? n < 20000 : !torn) && bb_now_ns() < end) {
 		const uint64_t *w = (const uint64_t *)(out.b + AT_HDR + 40);
-		uint64_t first, other = 0, v;
+		uint64_t first, other = 0, v, right = 0;
 
+		if (what == undertaker) {
+			right = bb_xw_gen(atomic_load(slab_word(&slab, 0)));
+			make(&in, ASK(.ptr = bb_ptr((uint16_t)right, 5 << 12)));
+		}
 		if (run_of(of, &in) != REDIRECTED)
 			continue;
 		n++;
@@ -372,7 +409,7 @@ static unsigned int torn_of(struct bb_read *of, unsigned int *answered)
 			memcpy(&v, w + k, 8);
 			other |= v ^ first;
 		}
-		torn += !!other;
+		torn += other || (what != writer && first != right);
 	}
 	atomic_store(&stop, true);
 	pthread_join(t, NULL);
@@ -389,7 +426,7 @@ static void test_torn(void **state)
 	};
 	unsigned int n, torn;
 
-	torn = torn_of(b, &n);
+	torn = torn_of(b, writer, &n);
 	print_message("%u answers beside a writer, %u torn\n", n, torn);
 	assert_true(n > 20);
 	assert_int_equal(torn, 0);
@@ -400,11 +437,33 @@ static void test_torn(void **state)
 			continue; /* nobody writes while one CPU copies */
 		careless = load(without[i].careless);
 		assert_non_null(careless);
-		torn = torn_of(careless, &n);
+		torn = torn_of(careless, writer, &n);
 		print_message("%s: %u answers, %u torn\n", without[i].what, n, torn);
 		assert_true(torn > 0);
 		bb_read__destroy(careless);
 	}
+}
+
+static void test_reused(void **state)
+{
+	void *(*const others[])(void *) = { undertaker, heir };
+	struct bb_read *careless = load(2);
+	unsigned int n, torn;
+
+	assert_non_null(careless);
+	for (unsigned int i = 0; i < 2; i++) {
+		torn = torn_of(b, others[i], &n);
+		print_message("%u answers while the page's extent came and went, %u of another's\n", n, torn);
+		assert_true(n > 20);
+		assert_int_equal(torn, 0);
+		if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+			continue;
+		torn = torn_of(careless, others[i], &n);
+		print_message("without the look after: %u answers, %u of another's\n", n, torn);
+		assert_true(torn > 0);
+		*slab_word(&slab, 0) = bb_xw(GEN, 0, ASKER, 0);
+	}
+	bb_read__destroy(careless);
 }
 
 /* As bbd does when it comes and goes: the key is there, and is not. */
@@ -432,11 +491,14 @@ static void test_half_configured(void **state)
 	const uint64_t end = bb_now_ns() + 5000000000ULL, dropped = count(BB_CNT_DROP_TAG);
 	struct bb_steer_cfg *c = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(b->maps.bb_cfg), 0);
 	unsigned int answered = 0, up = 0;
+	cpu_set_t was, one;
 	pthread_t t;
 
 	assert_true(c != MAP_FAILED);
+	part(&was, &one);
 	atomic_store(&stop, false);
 	assert_int_equal(pthread_create(&t, NULL, turncoat, c), 0);
+	assert_int_equal(pthread_setaffinity_np(t, sizeof(one), &one), 0);
 	make(&in, ASK());
 	for (unsigned int i = 0; i < 300000 && bb_now_ns() < end; i++) {
 		int ret = run(&in);
@@ -451,6 +513,7 @@ static void test_half_configured(void **state)
 	atomic_store(&stop, true);
 	pthread_join(t, NULL);
 	munmap(c, 4096);
+	assert_int_equal(sched_setaffinity(0, sizeof(was), &was), 0);
 	print_message("while bbd came and went: %u answered, %u left to it\n", answered, up);
 	assert_int_equal(count(BB_CNT_DROP_TAG), dropped);
 	assert_true(answered > 20 && up > 20);
@@ -477,7 +540,7 @@ int main(void)
 		cmocka_unit_test_setup(test_answers, set_up),	   cmocka_unit_test_setup(test_left_to_bbd, set_up),
 		cmocka_unit_test_setup(test_untouched, set_up),	   cmocka_unit_test_setup(test_tags, set_up),
 		cmocka_unit_test_setup(test_adopted, set_up),	   cmocka_unit_test_setup(test_writers, set_up),
-		cmocka_unit_test_setup(test_torn, set_up),	   cmocka_unit_test_setup(test_half_configured, set_up),
+		cmocka_unit_test_setup(test_torn, set_up), cmocka_unit_test_setup(test_reused, set_up),	   cmocka_unit_test_setup(test_half_configured, set_up),
 		cmocka_unit_test_setup(test_cost, set_up),
 	};
 
