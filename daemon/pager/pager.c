@@ -187,8 +187,7 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 	uint64_t count;
 
 	if (ev->data.fd == pg->wake) {
-		if (read(pg->wake, &count, sizeof(count)) < 0)
-			return;
+		(void)!read(pg->wake, &count, sizeof(count));
 		return;
 	}
 	for (p = pg->programs; p; p = p->next) {
@@ -249,9 +248,8 @@ static void sleep_until_work(struct bb_pager *pg)
 }
 
 /*
- * Lets others on this CPU run. How long it took tells whether there were any:
- * if so every empty round gives way, else looking again is the better use of
- * the time.
+ * Lets others on this CPU run. How long it took tells whether there were any: if
+ * so every empty round gives way, else looking again is the better use of time.
  */
 static void breathe(struct bb_pager *pg)
 {
@@ -294,10 +292,7 @@ static void *loop(void *arg)
 			take_inbox(pg);
 		if (poll_all(pg)) {
 			last = pg->now;
-			/*
-			 * A program that was woken on this CPU goes on at once,
-			 * unless it has: then its next fault is what is waited for.
-			 */
+			/* A program that was woken on this CPU goes on at once, unless it has. */
 			if (!pg->gave_way)
 				breathe(pg);
 			pg->gave_way = false;
