@@ -227,13 +227,16 @@ static bool mount_would_vanish(void)
 
 int place_mount(void)
 {
+	bool made;
+
 	if (place_mounted())
 		return 0;
 	if (mount_would_vanish()) {
 		bb_error("a mount made here would end with \"ip netns exec\": run bbload outside of it, with --netns NAME");
 		return -1;
 	}
-	if (mkdir(BB_STEER_FS, 0700) && errno != EEXIST) {
+	made = !mkdir(BB_STEER_FS, 0700);
+	if (!made && errno != EEXIST) {
 		bb_error("cannot make %s: %m", BB_STEER_FS);
 		return -1;
 	}
@@ -244,7 +247,8 @@ int place_mount(void)
 	else
 		bb_error("cannot mount a bpffs at %s: %m; in a container: mount -t bpf bpf %s on the host, and share it",
 			 BB_STEER_FS, BB_STEER_FS);
-	rmdir(BB_STEER_FS);
+	if (made)
+		rmdir(BB_STEER_FS);
 	return -1;
 }
 
@@ -271,8 +275,13 @@ void place_unmount(void)
 		if (umount2(BB_STEER_FS, MNT_DETACH))
 			bb_warn("cannot unmount %s: %m", BB_STEER_FS);
 	}
+	/*
+	 * As long as something is attached: where another mount namespace has it
+	 * mounted, to remove the directory takes the mount away there, with all pins.
+	 */
+	if (rmdir(BB_STEER_STATE) && errno != ENOENT)
+		return;
 	rmdir(BB_STEER_FS);
-	rmdir(BB_STEER_STATE);
 	rmdir(RUN);
 }
 

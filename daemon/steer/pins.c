@@ -240,7 +240,7 @@ void bb_pins_clear_slabs(const struct bb_pins *p, const uint8_t *stays)
 
 int bb_pins_override(const struct bb_pins *p, const struct bb_over_key *key, const struct bb_over *value)
 {
-	struct bb_over was;
+	struct bb_over was = { 0 };
 	int ret;
 
 	if (!value) {

@@ -429,6 +429,19 @@ says() {
 	expect_output "with --netns NAME"
 }
 
+# A directory that is a mount elsewhere can be removed, and the mount goes with it.
+@test "in a mount namespace that lacks our bpffs: the pins of others stay" {
+	attach
+	# shellcheck disable=SC2016,SC2086 # for the inner shell; words
+	for verb in "attach host --dev eth0" gc "detach --dev eth0"; do
+		run unshare -m --propagation private sh -c 'umount -l "$1" && shift && exec "$@"' - "$FS" "$BUILD/bbload" $verb
+	done
+	[[ -e $FS/n$INO:eth0/links ]] || fail "$(findmnt "$FS"; ls -l "$FS" 2>&1)"
+	run bbload show -j --netns "$A"
+	expect_output bb_host
+	detach
+}
+
 @test "wrong usage: 2, and one line" {
 	local args
 
