@@ -151,7 +151,8 @@ more_than() { (($(kernel_reads) > $1)); }
 		bbrack bbd h2 start
 	done
 	touched_right
-	net h2 '.kernel.state == "serves" and .kernel.slabs > 0'
+	serves_slabs() { net h2 '.kernel.state == "serves" and .kernel.slabs > 0' >/dev/null; }
+	eventually 10 serves_slabs
 }
 
 @test "upgraded, stopped and started" {
