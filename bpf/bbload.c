@@ -73,7 +73,7 @@ static int usage(FILE *f)
 		   "  update override add NODE:POINTER/BITS to NODE [cmds COMMAND,...] [for SECONDS]\n"
 		   "  update override del NODE:POINTER/BITS\n"
 		   "  update node NODE --dev PORT --mac MAC\n"
-		   "  update node del NODE\n"
+		   "  update node del NODE [--dev DEV]\n"
 		   "  update host --node N [--tenant N] [--port N] [--key FILE]\n\n");
 	for (int o = 1; o < O_MAX; o++) {
 		char text[64];

@@ -266,16 +266,17 @@ static int override(struct bbload *b, int argc, char **argv)
 	return n && !ret ? BBLOAD_OK : BBLOAD_FAILED;
 }
 
-/* --- the switch's hosts -------------------------------------------------------------------- */
+/* --- hosts, and how they are reached -------------------------------------------------------------------- */
 
-static int node_change(struct bbload *b, uint16_t node, const struct bb_node *entry)
+/* host: whose own entries are meant, for overrides that lead there; NULL: the switch's. */
+static int node_change(struct bbload *b, const struct place *host, uint16_t node, const struct bb_node *entry)
 {
 	struct place shared;
 	char maps[PATH_BYTES];
 	int fd, ret = 0;
 
 	place_of(&shared, b->ns_inode, "");
-	place_maps(&shared, KIND_SWITCH, maps);
+	place_maps(host ? host : &shared, host ? KIND_HOST : KIND_SWITCH, maps);
 	fd = map_open(maps, "bb_nodes", true);
 	if (fd < 0) {
 		bb_error("no switch is attached%s%s: bbload attach switch --dev PORT,PORT", b->netns ? " in " : "", b->netns ? b->netns : "");
@@ -285,7 +286,7 @@ static int node_change(struct bbload *b, uint16_t node, const struct bb_node *en
 		ret = -errno;
 	close(fd);
 	if (ret)
-		bb_error("node %u: %s", node, ret == -ENOENT ? "the switch has no entry for it" : strerror(-ret));
+		bb_error("node %u: %s", node, ret == -ENOENT ? "there is no entry for it" : strerror(-ret));
 	return ret ? BBLOAD_FAILED : BBLOAD_OK;
 }
 
@@ -295,6 +296,7 @@ static int node(struct bbload *b, int argc, char **argv)
 	struct bb_node n = { 0 };
 	struct place p;
 	json_t *state;
+	int kind;
 	long num;
 
 	if (argc && (del || !strcmp(argv[0], "add"))) {
@@ -305,30 +307,32 @@ static int node(struct bbload *b, int argc, char **argv)
 		bb_error("update node wants a number from 1 to 65534%s%s", argc ? ", not " : "", argc ? argv[argc - 1] : "");
 		return BBLOAD_USAGE;
 	}
-	if (del ? b->ndevs || b->mac : b->ndevs != 1 || !b->mac) {
-		bb_error("update node %s", del ? "del takes no --dev and no --mac" : "wants --dev PORT and --mac MAC of the host");
+	if (del ? b->ndevs > 1 || b->mac : b->ndevs != 1 || !b->mac) {
+		bb_error("update node %s", del ? "del takes one --dev, of a host, and no --mac" : "wants --dev PORT and --mac MAC of the host");
 		return BBLOAD_USAGE;
 	}
 	if (ready(b))
 		return BBLOAD_FAILED;
-	if (del)
-		return node_change(b, (uint16_t)num, NULL);
+	if (del && !b->ndevs)
+		return node_change(b, NULL, (uint16_t)num, NULL);
 	place_of(&p, b->ns_inode, b->dev[0]);
 	if (place_look(&p)) {
 		bb_error("there is no device %s; see \"ip link\"", name_of(b, b->dev[0]));
 		return BBLOAD_FAILED;
 	}
 	state = state_load(&p);
-	if (!state || state_kind(state) != KIND_SWITCH) {
-		bb_error("%s is no port of a switch: bbload attach switch --dev %s", name_of(b, b->dev[0]), b->dev[0]);
-		json_decref(state);
+	kind = state ? (int)state_kind(state) : -1;
+	json_decref(state);
+	if (kind != KIND_SWITCH && kind != KIND_HOST) {
+		bb_error("%s is no port of a switch, nor a host's: bbload attach switch --dev %s", name_of(b, b->dev[0]), b->dev[0]);
 		return BBLOAD_FAILED;
 	}
-	json_decref(state);
+	if (del)
+		return node_change(b, kind == KIND_HOST ? &p : NULL, (uint16_t)num, NULL);
 	n.ifindex = p.ifindex;
 	memcpy(n.smac, p.mac, 6);
 	parse_mac(b->mac, n.mac);
-	return node_change(b, (uint16_t)num, &n);
+	return node_change(b, kind == KIND_HOST ? &p : NULL, (uint16_t)num, &n);
 }
 
 /* --- this host ---------------------------------------------------------------------------------- */

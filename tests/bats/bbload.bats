@@ -409,8 +409,8 @@ says() {
 	says 1 "is no network namespace" attach host --dev eth0 --netns /etc/passwd
 	says 1 "nothing is attached" update policy read drop --netns "$A"
 	says 1 "no switch is attached" update node del 7 --netns "$A"
+	says 1 "is no port of a switch, nor a host's" update node 7 --dev eth0 --mac 02:00:00:00:00:07 --netns "$A"
 	attach
-	says 1 "is no port of a switch" update node 7 --dev eth0 --mac 02:00:00:00:00:07 --netns "$A"
 	says 1 "cannot be read" update host --node 7 --key "$BATS_TEST_TMPDIR/no-key" --netns "$A"
 	head -c 32 /dev/urandom >"$BATS_TEST_TMPDIR/key"
 	chmod 644 "$BATS_TEST_TMPDIR/key"
@@ -427,6 +427,26 @@ says() {
 	run unshare -m --propagation private sh -c 'umount -l "$1" 2>/dev/null; exec "$2" attach host --dev eth0' - "$FS" "$BUILD/bbload"
 	expect_status 1
 	expect_output "with --netns NAME"
+}
+
+@test "an override at a host leads where update node says" {
+	attach
+	head -c 32 /dev/urandom >"$BATS_TEST_TMPDIR/key"
+	chmod 600 "$BATS_TEST_TMPDIR/key"
+	bbload update host --node 2 --key "$BATS_TEST_TMPDIR/key" --dev eth0 --netns "$A"
+	bbload update override add 2:0/0 to 3 cmds write --dev eth0 --netns "$A"
+	ip -n "$B" -6 route add fdbb:0:2::/48 via fd00:77::a dev eth0
+	ask() { in_ns "$B" python3 -c 'import socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.setsockopt(41, 78, 1); s.bind(("fdbb:0:1::1", 0)); s.sendto(b"\x01" + bytes(99), ("fdbb:0:2:500:7::5000", 48059))'; }
+	counted() { bbload show -j --netns "$A" | jq -e "[.. | objects | .$1? | numbers] | add // 0 | . == $2" >/dev/null; }
+	ask
+	eventually 5 counted drop_node 1
+	bbload update node 3 --dev eth0 --mac 02:00:00:00:00:03 --netns "$A"
+	ask
+	eventually 5 counted redirected 1
+	bbload update node del 3 --dev eth0 --netns "$A"
+	ask
+	eventually 5 counted drop_node 2
+	detach
 }
 
 # A directory that is a mount elsewhere can be removed, and the mount goes with it.
@@ -454,7 +474,7 @@ says() {
 		"update override add" "update override add 3:1/65 to 4" "update override add 0:1/3 to 4" "update override add 3:1/3" \
 		"update override add 3:1/3 to 4 cmds eat" "update override add 3:1/3 to 4 for -1" "update override add 3:1/3x to 4" \
 		"update override del 3:1/3 to 4" "update node" "update node 3" "update node 3 --dev p1" "update node 65535 --dev p1 --mac 02:00:00:00:00:01" \
-		"update node del 3 --dev p1" "update host" "update host x --node 3"; do
+		"update node del 3 --dev p1 --dev p2" "update host" "update host x --node 3"; do
 		# shellcheck disable=SC2086 # words
 		says 2 "bbload: error: " $args
 	done
