@@ -4,6 +4,10 @@
  *
  * Theory of operation
  * -------------------
+ * Answers to this host's own requests go to the thread that waits for them, where
+ * it has an AF_XDP socket (client.h). A host that lends nothing has this program
+ * alone, without bb_read.
+ *
  * Other packets than IPv6, with VLAN tags, extension headers or fragments among
  * them, pass untouched, and so does what is not for a pointer. Solicitations for
  * addresses of the host's own /48 are answered (ndp.h).
@@ -19,6 +23,7 @@
  *    command that the protocol does not have, are answered with a typed NACK
  *    where the tag was right; with a payload they go up, for bbd to refuse.
  */
+#include "client.h"
 #include "maps.h"
 #include "ndp.h"
 #include "packet.h"
@@ -184,8 +189,11 @@ int bb_host(struct xdp_md *ctx)
 		return XDP_PASS;
 	if (p->ip.nexthdr == IPPROTO_ICMPV6)
 		return bb_nd(ctx, &cfg);
-	if ((void *)(p + 1) > end || !bb_gptr_decode(&p->ip.daddr, &dst) || dst.tenant != cfg.tenant ||
-	    (dst.cmd & BB_CMD_REPLY) || p->udp.dest != bpf_htons(cfg.port))
+	if ((void *)(p + 1) > end || !bb_gptr_decode(&p->ip.daddr, &dst) || dst.tenant != cfg.tenant)
+		return XDP_PASS;
+	if (dst.cmd & BB_CMD_REPLY)
+		return bb_client(ctx, p, &cfg, &dst);
+	if (p->udp.dest != bpf_htons(cfg.port))
 		return XDP_PASS;
 	return request(ctx, eth, p, &cfg, &dst);
 }

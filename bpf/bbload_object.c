@@ -17,19 +17,13 @@
 #include "bb_host.skel.h"
 #include "bb_read.skel.h"
 #include "bb_switch.skel.h"
-#if __has_include("bb_client.skel.h")
-#include "bb_client.skel.h"
-#endif
 
 #include "log.h"
 
 const struct object objects[] = {
-	{ "bb_host", 1u << KIND_HOST, bb_host__elf_bytes },
+	{ "bb_host", 1u << KIND_HOST | 1u << KIND_CLIENT, bb_host__elf_bytes },
 	{ "bb_read", 1u << KIND_HOST, bb_read__elf_bytes },
 	{ "bb_switch", 1u << KIND_SWITCH, bb_switch__elf_bytes },
-#if __has_include("bb_client.skel.h")
-	{ "bb_client", 1u << KIND_CLIENT, bb_client__elf_bytes },
-#endif
 };
 const unsigned int nobjects = sizeof(objects) / sizeof(objects[0]);
 

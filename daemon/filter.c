@@ -241,8 +241,14 @@ static int add_role(scmp_filter_ctx f, enum bb_role role, const struct bb_rights
 	r = first(r, seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_EQ, (uint64_t)getpid())));
 	if (role == BB_ROLE_CONTROL)
 		return first(r, add_list(f, SCMP_ACT_ALLOW, control));
-	if (role == BB_ROLE_STEER)
+	if (role == BB_ROLE_STEER) {
+		if (cfg->xdp) {
+			r = first(r, add_socket(f, AF_XDP));
+			r = first(r, add_socket(f, AF_UNIX)); /* the device's number and address */
+			r = first(r, add_ioctl(f, 0x89));
+		}
 		return first(r, add_list(f, SCMP_ACT_ALLOW, steer));
+	}
 	r = first(r, add_list(f, SCMP_ACT_ALLOW, home));
 	if (cfg->store) {
 		r = first(r, add_list(f, SCMP_ACT_ALLOW, store));

@@ -25,6 +25,7 @@
 #include "home/home.h"
 #include "home/slab.h"
 #include "log.h"
+#include "net/xsk.h"
 #include "options.h"
 #include "rights.h"
 
@@ -280,12 +281,15 @@ static int start_steer(struct bb_control *c, const struct bb_peers_config *pc)
 		.k1 = pc->key.k1,
 		.home = c->home,
 		.adopt = c->moving.adopt,
+		.sockets = c->cfg->xdp,
 		.store = c->cfg->store,
 	};
 	int r = bb_steer_start(&c->steer, &sc);
 
 	if (r < 0)
 		bb_error("steer: cannot start (%s)", strerrordesc_np(-r));
+	else if (c->cfg->xdp)
+		bb_xsk_enable();
 	return r;
 }
 
@@ -297,6 +301,7 @@ static void limit_rights(const struct bb_config *cfg)
 		.network = !cfg->embedded,
 		.low_port = !cfg->embedded && cfg->port < 1024,
 		.kernel = steers(cfg),
+		.xdp = steers(cfg) && cfg->xdp,
 		.store = cfg->store,
 	};
 

@@ -38,11 +38,12 @@ static const char *_Atomic filter = "off (it was not started)";
 /* What a thread of this role may use (effective), or hand on (permitted). */
 static uint64_t wanted(enum bb_role role, bool permitted)
 {
-	const uint64_t admin = 1ULL << CAP_NET_ADMIN, bpf = 1ULL << CAP_BPF | 1ULL << CAP_PERFMON;
+	const uint64_t admin = 1ULL << CAP_NET_ADMIN, bpf = 1ULL << CAP_BPF | 1ULL << CAP_PERFMON,
+		       xdp = 1ULL << CAP_NET_RAW | 1ULL << CAP_IPC_LOCK;
 	uint64_t caps = 0;
 
 	if (config.kernel && (role == BB_ROLE_STEER || (role == BB_ROLE_MAIN && permitted)))
-		caps |= bpf;
+		caps |= bpf | (config.xdp ? xdp : 0);
 	if (role != BB_ROLE_MAIN && role != BB_ROLE_SERVER)
 		return caps;
 	if (config.routes)

@@ -9,7 +9,8 @@
  *	control	  none				allow-list
  *	mover	  none				a pager's
  *	scrubber  none				allow-list
- *	steer	  CAP_BPF, CAP_PERFMON		allow-list, the only one with bpf
+ *	steer	  CAP_BPF, CAP_PERFMON, and	allow-list, the only one with bpf
+ *		  with xdp CAP_NET_RAW, CAP_IPC_LOCK
  *
  * Names of peers are looked up in threads that the server starts: they have its
  * rights. Main only waits, and sees no byte from outside. It keeps CAP_NET_ADMIN among
@@ -48,6 +49,7 @@ struct bb_rights_config {
 	bool network;	/* not embedded */
 	bool low_port;	/* below 1024 */
 	bool kernel;	/* maps of BPF programs are filled */
+	bool xdp;	/* and AF_XDP sockets made */
 	bool store;	/* slabs are files, made as they are needed */
 	bool names;	/* of peers, to be looked up while it runs */
 };

@@ -190,6 +190,8 @@ static void clients(struct bb_control *c, FILE *f)
 	static const struct member members[] = {
 		CLIENT(tx_packets, "packets that a pager sent"),
 		CLIENT(rx_packets, "packets that came to a pager"),
+		CLIENT(tx_xdp, "of these, by AF_XDP"),
+		CLIENT(rx_xdp, "of these, by AF_XDP"),
 		CLIENT(tx_bytes, "bytes that a pager sent"),
 		CLIENT(rx_bytes, "bytes that came to a pager"),
 		CLIENT(resent, "packets sent once more"),

@@ -319,8 +319,9 @@ static json_t *net_show(struct bb_control *c, json_t *q)
 
 		bb_pager_net_stats(c->pagers[k], &s);
 		json_array_append_new(
-			pagers, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "tx_packets",
-					  (json_int_t)s.tx_packets, "rx_packets", (json_int_t)s.rx_packets, "tx_bytes",
+			pagers, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "tx_packets",
+					  (json_int_t)s.tx_packets, "rx_packets", (json_int_t)s.rx_packets, "tx_xdp",
+					  (json_int_t)s.tx_xdp, "rx_xdp", (json_int_t)s.rx_xdp, "tx_bytes",
 					  (json_int_t)s.tx_bytes, "rx_bytes", (json_int_t)s.rx_bytes, "resent",
 					  (json_int_t)s.resent, "again", (json_int_t)s.again, "timeouts", (json_int_t)s.timeouts, "bad_tag",
 					  (json_int_t)s.bad_tag, "malformed", (json_int_t)s.malformed, "stale",

@@ -109,6 +109,7 @@ unsigned int bb_net_inflight(const struct bb_net *net);
 
 struct bb_net_stats {
 	uint64_t tx_packets, rx_packets, tx_bytes, rx_bytes;
+	uint64_t tx_xdp, rx_xdp; /* of these, by AF_XDP */
 	uint64_t resent, again, timeouts, bad_tag, malformed, stale, nacks[BB_ST_MAX];
 };
 void bb_net_stats(const struct bb_net *net, struct bb_net_stats *out);

@@ -295,7 +295,9 @@ static int poll_udp(struct bb_transport *t)
 
 static int fd_of(struct bb_transport *t)
 {
-	return udp_of(t)->fd;
+	struct bb_udp *u = udp_of(t);
+
+	return u->xsk.epoll >= 0 ? u->xsk.epoll : u->fd;
 }
 
 static uint64_t next_timer(struct bb_transport *t)
@@ -325,6 +327,7 @@ static void udp_free(struct bb_transport *t)
 	free(u->peer);
 	if (u->buffers)
 		munmap(u->buffers, (size_t)BB_UDP_BUFFERS * BB_UDP_BUFFER_BYTES);
+	bb_udp_xsk_close(u);
 	bb_inject_free(u->inject);
 	bb_sock_ring_free(u->ring);
 	if (u->probe_fd >= 0)
@@ -368,6 +371,7 @@ int bb_udp_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_pe
 	u->table = peers;
 	u->cfg = bb_peers_config(peers);
 	u->fd = u->probe_fd = -1;
+	bb_udp_xsk_init(u);
 	u->due = ~0ULL;
 	u->next_read = 1;
 	g = (struct bb_gptr){ .tenant = u->cfg->tenant, .node = u->cfg->node, .ptr = index };
@@ -380,6 +384,9 @@ int bb_udp_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_pe
 	if (ret)
 		goto err;
 	u->pager = index;
+	ret = bb_udp_xsk_open(u);
+	if (ret)
+		goto err;
 	ret = bb_inject_new(&u->inject, (uint32_t)u->cfg->node << 16 | index);
 	if (ret)
 		goto err;

@@ -2,7 +2,7 @@
 /*
  * The UDP transport, as its files share it: udp.c (peers, queues, timers, the
  * transport itself), udp_path.c (what a path carries), udp_tx.c (what goes out),
- * udp_rx.c (what comes back).
+ * udp_rx.c (what comes back), udp_xsk.c (a faster way for both, where there is one).
  * Nobody else includes this.
  *
  * Theory of operation
@@ -34,6 +34,7 @@
 #include "net/peers.h"
 #include "net/sock.h"
 #include "net/transport.h"
+#include "net/xsk.h"
 #include "wire.h"
 
 #define BB_UDP_READS 1024	/* READs open at once */
@@ -44,6 +45,7 @@
 #define BB_RTO_FIRST_NS 20000000ULL
 #define BB_RTO_MIN_NS 2000000ULL
 #define BB_RTO_MAX_NS 200000000ULL
+#define BB_UDP_REPAIR_NS 20000000ULL
 #define BB_WINDOW_FIRST 64u
 #define BB_WINDOW_MIN 4u
 #define BB_WINDOW_MAX 1024u
@@ -81,6 +83,23 @@ struct bb_udp_peer {
 	uint64_t cut_at;	/* window halved */
 	uint64_t heard_at;	/* an answer came */
 	uint64_t good_at;	/* one came that was not VERSION */
+
+	uint8_t mac[6];		/* of the next hop */
+	bool mac_known;
+	uint64_t mac_at;	/* the kernel is asked for it again then */
+	uint64_t udp_until;	/* something was lost: by UDP, whose ways the kernel repairs */
+};
+
+/* See udp_xsk.c. */
+struct bb_udp_xsk {
+	struct bb_xsk *x;	/* NULL: all goes by UDP */
+	int epoll, netlink;	/* -1: nobody makes sockets here */
+	uint16_t port;		/* of our UDP socket */
+	uint32_t seq;
+	unsigned int looks;
+	unsigned int plain;	/* so many more looks at the UDP socket too */
+	uint64_t off_until;	/* the device did not send */
+	bool asked;		/* one was asked for, or is there */
 };
 
 /* Packets that leave together. */
@@ -101,6 +120,7 @@ struct bb_udp {
 	const struct bb_peers_config *cfg;
 	int fd, probe_fd;
 	struct bb_sock_ring *ring;
+	struct bb_udp_xsk xsk;
 	struct bb_inject *inject;
 	struct in6_addr self;
 	struct bb_sock_control control;
@@ -189,6 +209,24 @@ void bb_udp_push(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now);
 /* An answer is overdue. */
 void bb_udp_resend(struct bb_udp *u, struct bb_net_req *r, uint64_t now);
 void bb_udp_tx_flush(struct bb_udp *u);
+
+/* --- udp_xsk.c ------------------------------------------------------------ */
+
+void bb_udp_xsk_init(struct bb_udp *u);
+/* Where somebody makes AF_XDP sockets; before rights are dropped. Return: 0 or -errno. */
+int bb_udp_xsk_open(struct bb_udp *u);
+void bb_udp_xsk_close(struct bb_udp *u);
+/* Something goes out to the peer: asks for a socket, and for the next hop. */
+void bb_udp_xsk_prepare(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now);
+/* A message without payload, for the first time. Return: false: by UDP. */
+bool bb_udp_xsk_add(struct bb_udp *u, const struct bb_udp_peer *p, const struct sockaddr_in6 *to, const struct bb_hdr *h);
+void bb_udp_xsk_kick(struct bb_udp *u);
+/* Takes or gives back a socket. Return: packets that have come to it, or -1 where there is none. */
+int bb_udp_xsk_recv(struct bb_udp *u);
+/* Is the UDP socket to be looked at too? */
+bool bb_udp_xsk_both(struct bb_udp *u);
+/* Something was there. */
+void bb_udp_xsk_came(struct bb_udp *u);
 
 /* --- udp_rx.c ------------------------------------------------------------- */
 

@@ -299,7 +299,23 @@ static void one(struct bb_udp *u, const struct bb_sock_packet *p)
 		bb_inject_packet(u->inject, p, datagram, u);
 }
 
-int bb_udp_receive(struct bb_udp *u)
+static int receive_xsk(struct bb_udp *u)
+{
+	const int n = bb_udp_xsk_recv(u);
+
+	if (n > 0 || u->inject)
+		u->now = bb_now_ns();
+	for (int i = 0; i < n; i++) {
+		struct bb_sock_packet p;
+
+		bb_xsk_packet(u->xsk.x, (unsigned int)i, u->xsk.port, &p);
+		u->sh->stats.rx_xdp++;
+		one(u, &p);
+	}
+	return n;
+}
+
+static int receive_udp(struct bb_udp *u)
 {
 	int n = bb_sock_recv(u->ring, u->fd);
 
@@ -319,7 +335,18 @@ int bb_udp_receive(struct bb_udp *u)
 			one(u, &p);
 		}
 	}
+	return n;
+}
+
+int bb_udp_receive(struct bb_udp *u)
+{
+	int n = u->xsk.epoll >= 0 ? receive_xsk(u) : -1, udp = 0;
+
+	if (n < 0 || bb_udp_xsk_both(u))
+		udp = receive_udp(u);
+	if (udp > 0 && n >= 0)
+		bb_udp_xsk_came(u);
 	if (u->inject)
 		bb_inject_poll(u->inject, datagram, u);
-	return n;
+	return (n > 0 ? n : 0) + (udp > 0 ? udp : 0);
 }

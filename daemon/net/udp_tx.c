@@ -15,6 +15,8 @@ void bb_udp_tx_flush(struct bb_udp *u)
 	struct bb_udp_tx *tx = &u->tx;
 	unsigned int i = 0;
 
+	if (u->xsk.x)
+		bb_udp_xsk_kick(u);
 	while (i < tx->n) {
 		int n;
 
@@ -60,6 +62,11 @@ static void tx_add(struct bb_udp *u, struct bb_net_req *r, uint64_t ptr, struct 
 	bb_gptr_encode(&g, &tx->to[i].sin6_addr);
 	bb_wire_encode(&tx->hdr[i], m);
 	bb_wire_seal(&u->cfg->key, &u->self, &tx->to[i].sin6_addr, r->cmd, &tx->hdr[i], data, len);
+	u->sh->stats.tx_bytes += sizeof(tx->hdr[i]) + len;
+	if (u->xsk.x && !len && !r->t.tries && bb_udp_xsk_add(u, p, &tx->to[i], &tx->hdr[i])) {
+		tx->n--;
+		return;
+	}
 	tx->iov[i][0] = (struct iovec){ &tx->hdr[i], sizeof(tx->hdr[i]) };
 	tx->iov[i][1] = (struct iovec){ (void *)data, len };
 	tx->msg[i].msg_hdr = (struct msghdr){
@@ -71,7 +78,6 @@ static void tx_add(struct bb_udp *u, struct bb_net_req *r, uint64_t ptr, struct 
 		.msg_controllen = u->control_len,
 	};
 	tx->peer[i] = p;
-	u->sh->stats.tx_bytes += sizeof(tx->hdr[i]) + len;
 }
 
 /* Segment seg of a WRITE or ALLOC_WRITE. */
@@ -233,6 +239,8 @@ void bb_udp_push(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
 
 	if (p->reads || p->writes)
 		bb_udp_measure(u, p, now);
+	if (u->xsk.epoll >= 0 && p->reads)
+		bb_udp_xsk_prepare(u, p, now);
 	DL_FOREACH_SAFE2(p->reads, r, next, t.next) {
 		if (p->inflight && p->inflight + segments(p, r, now) > p->window)
 			break;
@@ -273,6 +281,7 @@ void bb_udp_resend(struct bb_udp *u, struct bb_net_req *r, uint64_t now)
 
 	if (r->status != BB_ST_BUSY)
 		bb_udp_cut(p, now);
+	p->udp_until = now + BB_UDP_REPAIR_NS;
 	bb_udp_doubt(u, r, now);
 	r->t.tries++;
 	/* Backs off from who is silent; the window is what yields to a full path. */

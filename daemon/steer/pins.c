@@ -316,6 +316,23 @@ uint32_t bb_pins_all_adopted(const struct bb_pins *p, struct bb_adopted_key **ke
 	return dump(p->adopted, sizeof(**keys), sizeof(**values), (void **)keys, (void **)values);
 }
 
+/* --- sockets ------------------------------------------------------------------- */
+
+int bb_pins_open_sockets(const char *dir)
+{
+	static const struct wanted xsk_map = { "bb_xsk", BPF_MAP_TYPE_XSKMAP, 0, 4, 4, BB_XSK_MAX };
+	char why[200];
+
+	return open_map(dir, &xsk_map, NULL, why, sizeof(why));
+}
+
+int bb_pins_put_socket(int map, uint32_t user, int fd)
+{
+	const uint32_t value = (uint32_t)fd;
+
+	return elem(BPF_MAP_UPDATE_ELEM, map, &user, &value);
+}
+
 /* --- counters ----------------------------------------------------------------- */
 
 uint64_t bb_pins_count(const struct bb_pins *p, uint32_t which)

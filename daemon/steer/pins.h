@@ -50,6 +50,10 @@ int bb_pins_dev(const struct bb_pins *p, struct bb_dev *out);
 uint32_t bb_pins_overrides(const struct bb_pins *p, struct bb_over_key **keys, struct bb_over **values);
 uint32_t bb_pins_all_adopted(const struct bb_pins *p, struct bb_adopted_key **keys, struct bb_adopted **values);
 
+/* The map of AF_XDP sockets. Return: fd or -errno: a bbload that is older has none. */
+int bb_pins_open_sockets(const char *dir);
+int bb_pins_put_socket(int map, uint32_t user, int fd);
+
 /* Adds up a counter over the CPUs. Return: its value, 0 where there is none. */
 uint64_t bb_pins_count(const struct bb_pins *p, uint32_t which);
 

@@ -47,6 +47,7 @@
 #include "rights.h"
 #include "steer/moves.h"
 #include "steer/pins.h"
+#include "steer/sockets.h"
 #include "steer_names.h"
 
 /* A bbd that was killed is taken apart a moment after its keeper knows. */
@@ -62,6 +63,7 @@ struct bb_steer {
 	char said[256];			/* why it was refused, the last time */
 	struct bb_policy *policy;	/* a page */
 	struct bb_pins pins;
+	struct bb_sockets sockets;	/* the thread's */
 	bool open;
 	int wake;
 	int name;			/* socket whose name says that we have the maps */
@@ -256,6 +258,7 @@ static void let_go(struct bb_steer *s)
 		bb_home_maps(s->cfg.home, NULL);
 	map_policy(s, -1);
 	bb_pins_close(&s->pins);
+	bb_sockets_forget(&s->sockets);
 	s->open = false;
 	pthread_mutex_lock(&s->lock);
 	s->can_move = false;
@@ -356,6 +359,7 @@ static void *loop(void *arg)
 	struct bb_steer *s = arg;
 	struct pollfd p = { .fd = s->wake, .events = POLLIN };
 	static const uint8_t none[BB_STEER_SLABS_MAX];
+	int wait = BB_STEER_LOOK_MS;
 	bool leave;
 	uint64_t n;
 
@@ -365,15 +369,18 @@ static void *loop(void *arg)
 		make_slabs(s);
 		sync_moves(s, false);
 		answer_stats(s);
-		if (poll(&p, 1, BB_STEER_LOOK_MS) > 0 && read(s->wake, &n, sizeof(n)) < 0)
+		if (poll(&p, 1, wait) > 0 && read(s->wake, &n, sizeof(n)) < 0)
 			bb_debug("steer: %m");
 		look(s);
+		if (s->cfg.sockets)
+			wait = bb_sockets_look(&s->sockets, s->open);
 	}
 	if (s->open && !leave) {
 		cfg_set(s, 0, 0);
 		bb_moves_sync(&s->pins, NULL, NULL, s->cfg.tenant, s->cfg.node, s->nodes);
 		bb_pins_clear_slabs(&s->pins, none);
 	}
+	bb_sockets_fini(&s->sockets);
 	if (s->open)
 		let_go(s);
 	return NULL;
@@ -406,6 +413,7 @@ int bb_steer_start(struct bb_steer **out, const struct bb_steer_config *cfg)
 	s->cfg = *cfg;
 	s->maker = (struct bb_home_maker){ wake, s };
 	s->pins = (struct bb_pins){ .slabs = -1, .count = -1, .policy = -1, .over = -1, .nodes = -1, .adopted = -1, .dev = -1 };
+	bb_sockets_init(&s->sockets, cfg->dev, s->dir);
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->fresh, NULL);
 	s->policy = mmap(NULL, BB_PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

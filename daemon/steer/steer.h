@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * bbd's side of the BPF programs that bbload attaches to its device: tells them
- * who this host is, gives them the lent memory as maps, and reads their counters
- * and policies. Where nothing is attached it does nothing but look again; what
+ * who this host is, gives them the lent memory as maps and the pagers AF_XDP sockets,
+ * and reads their counters and policies. Where nothing is attached it does nothing but look again; what
  * bbload attaches, replaces or detaches meanwhile is seen within BB_STEER_LOOK_MS.
  *
  * The maps outlive bbd: READs are answered of one that was killed. Only a
@@ -30,6 +30,7 @@ struct bb_steer_config {
 	uint64_t k0, k1;
 	struct bb_home *home;	/* NULL: nothing is lent */
 	struct bb_adopt *adopt;	/* extents of other homes; may be NULL */
+	bool sockets;		/* AF_XDP, for pagers that ask for pages */
 	const char *store;	/* its slabs are files, which the kernel cannot serve */
 };
 

@@ -13,6 +13,7 @@
  * bb_nodes    bbload: at a switch its hosts, one entry each; at a host those that
  *             overrides lead to (bbd those that its own do)
  * bb_adopted  bbd: extents of other nodes that live here now
+ * bb_xsk      bbd: the AF_XDP sockets of its pagers
  * bb_count, bb_load  the programs
  *
  * A slab's map has BB_SLAB_ENTRIES values of a page each: the pages, then one
@@ -190,6 +191,11 @@ struct bb_adopted {
 	__u32 boot;		/* of the home that it comes from: what its askers expect */
 	__u32 pad;
 };
+
+/* --- bb_xsk: XSKMAP ------------------------------------------------------------- */
+
+/* Sockets by the number of their thread, which is the pointer that it speaks from. */
+#define BB_XSK_MAX 64
 
 /* --- counters ----------------------------------------------------------------- */
 
