@@ -151,10 +151,8 @@ void bb_udp_xsk_prepare(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
 {
 	struct bb_peer info;
 
-	if (!u->xsk.asked) {
-		bb_xsk_want(u->pager);
-		u->xsk.asked = true;
-	}
+	if (!u->xsk.asked)
+		u->xsk.asked = bb_xsk_want(u->pager);
 	if (!u->xsk.x)
 		return;
 	if (now >= p->udp_until)
@@ -197,7 +195,7 @@ static void take(struct bb_udp *u)
 	if (!x)
 		return;
 	if (watch(u, bb_xsk_fd(x))) {
-		bb_xsk_leave(u->pager);
+		let_go(u);
 		return;
 	}
 	u->xsk.x = x;

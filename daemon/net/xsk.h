@@ -61,7 +61,7 @@ enum bb_seat bb_xsk_seat(unsigned int user);
 /* The user's side. */
 void bb_xsk_enable(void); /* by main, before all: somebody makes sockets here */
 bool bb_xsk_enabled(void);
-void bb_xsk_want(unsigned int user);
+bool bb_xsk_want(unsigned int user);	/* false: not yet, the last one was not collected */
 struct bb_xsk *bb_xsk_take(unsigned int user); /* what is offered */
 void bb_xsk_leave(unsigned int user);		/* the one that it has; or it wants none any more */
 

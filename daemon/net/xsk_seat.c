@@ -44,10 +44,9 @@ bool bb_xsk_enabled(void)
 	return atomic_load(&enabled);
 }
 
-void bb_xsk_want(unsigned int user)
+bool bb_xsk_want(unsigned int user)
 {
-	if (user < BB_XSK_MAX)
-		change(user, BB_SEAT_FREE, BB_SEAT_WANTED);
+	return user < BB_XSK_MAX && change(user, BB_SEAT_FREE, BB_SEAT_WANTED);
 }
 
 struct bb_xsk *bb_xsk_take(unsigned int user)

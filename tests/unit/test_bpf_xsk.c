@@ -457,8 +457,8 @@ static void test_seats(void **state)
 	struct bb_xsk *const one = (struct bb_xsk *)&f;
 
 	assert_false(bb_xsk_offer(3, one));
-	bb_xsk_want(3);
-	bb_xsk_want(3);
+	assert_true(bb_xsk_want(3));
+	assert_false(bb_xsk_want(3));
 	assert_int_equal(bb_xsk_seat(3), BB_SEAT_WANTED);
 	assert_null(bb_xsk_take(3));
 	assert_true(bb_xsk_offer(3, one));
@@ -472,6 +472,7 @@ static void test_seats(void **state)
 	assert_int_equal(bb_xsk_seat(3), BB_SEAT_ASKED);
 	bb_xsk_leave(3);
 	bb_xsk_leave(3);
+	assert_false(bb_xsk_want(3)); /* not before the last one was collected */
 	assert_ptr_equal(bb_xsk_collect(3), one);
 	assert_null(bb_xsk_collect(3));
 	/* Its user ends before it was made, and before it was taken. */

@@ -234,6 +234,13 @@ static int bpf_caps(void)
 	return (caps(false) & bpf ? 1 : 0) + (caps(true) & bpf ? 2 : 0) + (caps(true) & ~bpf & ~(1ULL << CAP_NET_ADMIN) ? 4 : 0);
 }
 
+static int xdp_caps(void)
+{
+	const uint64_t xdp = 1ULL << CAP_NET_RAW | 1ULL << CAP_IPC_LOCK;
+
+	return ((caps(false) & xdp) == xdp ? 1 : 0) + ((caps(true) & xdp) == xdp ? 2 : 0);
+}
+
 static void test_capabilities_for_bpf(void **state)
 {
 	struct bb_rights_config c = { .network = true, .kernel = true };
@@ -243,7 +250,14 @@ static void test_capabilities_for_bpf(void **state)
 	assert_int_equal(in_role(BB_ROLE_MAIN, &c, bpf_caps), may & 2);
 	for (int role = BB_ROLE_CONTROL; role < BB_ROLE_STEER; role++)
 		assert_int_equal(in_role((enum bb_role)role, &c, bpf_caps), 0);
+	/* What AF_XDP sockets need comes on top, for the same two. */
+	c.xdp = true;
+	assert_int_equal(in_role(BB_ROLE_STEER, &c, xdp_caps), may);
+	assert_int_equal(in_role(BB_ROLE_MAIN, &c, xdp_caps), may & 2);
+	for (int role = BB_ROLE_CONTROL; role < BB_ROLE_STEER; role++)
+		assert_int_equal(in_role((enum bb_role)role, &c, xdp_caps), 0);
 	c.kernel = false;
+	assert_int_equal(in_role(BB_ROLE_STEER, &c, xdp_caps), 0);
 	assert_int_equal(in_role(BB_ROLE_STEER, &c, bpf_caps), 0);
 	assert_int_equal(in_role(BB_ROLE_MAIN, &c, bpf_caps), 0);
 }
