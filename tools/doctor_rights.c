@@ -9,8 +9,11 @@
 
 #include "doctor.h"
 
-/* Of the thread bbd-steer alone: CAP_BPF, and CAP_PERFMON for maps of their true size. */
-#define STEER (1ULL << 39 | 1ULL << 38)
+/*
+ * Of the thread bbd-steer alone: CAP_BPF, CAP_PERFMON for maps of their true size,
+ * CAP_NET_RAW and CAP_IPC_LOCK for AF_XDP sockets.
+ */
+#define STEER (1ULL << 39 | 1ULL << 38 | 1ULL << CAP_NET_RAW | 1ULL << CAP_IPC_LOCK)
 
 struct seen {
 	unsigned int threads, filtered, may_gain;
@@ -87,6 +90,6 @@ void doctor_rights(struct doctor *d)
 	} else {
 		check(d, CHECK_OK, "least rights", "%s%s; system calls of all %u threads are filtered",
 		      s.caps ? "no capability but CAP_NET_ADMIN" : "no capabilities",
-		      s.steer ? ", and CAP_BPF for one thread" : "", s.threads);
+		      s.steer ? ", those of BPF and AF_XDP for one thread" : "", s.threads);
 	}
 }
