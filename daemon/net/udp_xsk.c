@@ -181,6 +181,11 @@ bool bb_udp_xsk_add(struct bb_udp *u, const struct bb_udp_peer *p, const struct 
 
 void bb_udp_xsk_kick(struct bb_udp *u)
 {
+	unsigned int expected = 0;
+
+	for (unsigned int i = 0; i < u->npeers; i++)
+		expected += u->peer[i]->inflight;
+	bb_xsk_expect(u->xsk.x, expected);
 	if (bb_xsk_kick(u->xsk.x))
 		u->xsk.off_until = bb_now_ns() + OFF_NS;
 }

@@ -12,8 +12,11 @@
  *
  * Four rings: fill (chunks for the kernel), rx, tx, done (what has left). Each has
  * one producer and one consumer, and we are one of them. The chunks of packets
- * that were handed on go back at the next bb_xsk_recv(), as sock.h has it. Where
- * no chunk is left for the kernel it drops, which is a loss like others.
+ * that were handed on are free again at the next bb_xsk_recv(), as sock.h has it.
+ * The kernel takes chunks in the order given, and 4 MiB of them in turn would be
+ * out of the caches each time: it has only as many as answers are expected, and
+ * gets those first that were used last. Where it has none left it drops, which is
+ * a loss like others.
  *
  * Copy mode: every driver that can redirect can do it, and veth nothing else.
  */
@@ -38,6 +41,7 @@
 #define CHUNK BB_PAGE_SIZE
 #define RX 512U	 /* chunks for what comes in; a power of two */
 #define TX 64U	 /* frames on their way out; a power of two */
+#define SPARE 32U /* of RX, beyond what is expected */
 #define BATCH 32U /* packets handed on at a time */
 #define PARTS 2U /* of a packet */
 #define KERNEL_ROOM 256U /* XDP_PACKET_HEADROOM */
@@ -68,8 +72,9 @@ struct bb_xsk {
 	size_t bytes;
 	struct ring fill, done, rx, tx;
 	struct packet pkt[BATCH];
-	uint64_t back[BATCH * PARTS]; /* chunks that go back to the kernel */
-	unsigned int nback, npkt, added, nfree;
+	uint64_t back[BATCH * PARTS]; /* chunks of what was handed on */
+	uint64_t warm[RX];	      /* those that the kernel does not have, the last used last */
+	unsigned int nback, nwarm, npkt, added, nfree, expected;
 	uint64_t free_tx[TX];
 };
 
@@ -97,7 +102,6 @@ static int open_socket(struct bb_xsk *x, unsigned int ifindex)
 	struct xdp_umem_reg reg = { .len = x->bytes, .chunk_size = CHUNK, .headroom = ROOM };
 	struct xdp_mmap_offsets off;
 	socklen_t len = sizeof(off);
-	uint64_t *fill;
 	int ret;
 
 	x->fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
@@ -121,11 +125,9 @@ static int open_socket(struct bb_xsk *x, unsigned int ifindex)
 		ret = map_ring(x, &x->tx, XDP_TX_RING, TX, sizeof(struct xdp_desc), XDP_PGOFF_TX_RING, &off.tx);
 	if (ret)
 		return ret;
-	fill = x->fill.desc;
 	for (unsigned int i = 0; i < RX; i++)
-		fill[i] = (uint64_t)i * PARTS * CHUNK;
-	x->fill.mine = RX;
-	__atomic_store_n(x->fill.producer, RX, __ATOMIC_RELEASE);
+		x->warm[x->nwarm++] = (uint64_t)(RX - 1 - i) * PARTS * CHUNK;
+	bb_xsk_expect(x, 0);
 	for (unsigned int i = 0; i < TX; i++)
 		x->free_tx[x->nfree++] = (uint64_t)(PARTS * RX + i) * CHUNK;
 	sa.sxdp_flags = XDP_COPY | XDP_USE_NEED_WAKEUP | XDP_USE_SG;
@@ -229,14 +231,24 @@ static uint64_t pseudo(const struct ipv6hdr *ip, const struct udphdr *udp)
 
 /* --- receiving ---------------------------------------------------------- */
 
-static void give_back(struct bb_xsk *x)
+void bb_xsk_expect(struct bb_xsk *x, unsigned int packets)
 {
+	const unsigned int want = packets < (RX - SPARE) / PARTS ? packets * PARTS + SPARE : RX;
 	uint64_t *fill = x->fill.desc;
 
-	for (unsigned int i = 0; i < x->nback; i++)
-		fill[x->fill.mine++ & x->fill.mask] = x->back[i];
-	x->nback = 0;
+	x->expected = packets;
+	if (RX - x->nwarm >= want)
+		return;
+	while (RX - x->nwarm < want)
+		fill[x->fill.mine++ & x->fill.mask] = x->warm[--x->nwarm];
 	__atomic_store_n(x->fill.producer, x->fill.mine, __ATOMIC_RELEASE);
+}
+
+static void take_back(struct bb_xsk *x)
+{
+	while (x->nback)
+		x->warm[x->nwarm++] = x->back[--x->nback];
+	bb_xsk_expect(x, x->expected);
 }
 
 int bb_xsk_recv(struct bb_xsk *x)
@@ -248,7 +260,7 @@ int bb_xsk_recv(struct bb_xsk *x)
 	bool more;
 
 	if (x->nback)
-		give_back(x);
+		take_back(x);
 	x->npkt = 0;
 	/* The kernel publishes all parts of a packet at once. */
 	while (at != end && x->npkt < BATCH && x->nback < BATCH * PARTS) {

@@ -30,6 +30,9 @@ unsigned int bb_xsk_ifindex(const struct bb_xsk *x);
 int bb_xsk_recv(struct bb_xsk *x);
 void bb_xsk_packet(struct bb_xsk *x, unsigned int i, uint16_t port, struct bb_sock_packet *out);
 
+/* So many packets may come: there is room for them, up to 256 of a page. */
+void bb_xsk_expect(struct bb_xsk *x, unsigned int packets);
+
 /*
  * A packet of at most BB_XSK_SEND bytes from that address and port, to the link
  * address mac. Return: 0, or -ENOBUFS where what was sent before has not left yet.
