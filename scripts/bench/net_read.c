@@ -6,11 +6,14 @@
  * told from here: the driver asks the other host's counters.
  *
  *	net_read --key FILE --node N --to M [--ops N] [--pages N] [--depth N]
- *		 [--spin US] [--bare [--small] [--gro]]
+ *		 [--spin US] [--xdp DEV --via ADDR | --bare [--small] [--gro]]
  *
  * N is the host that it runs on, M the one that is asked. It waits as bbd's
  * pager does: it looks, yields its CPU between empty looks, and sleeps after
  * --spin microseconds of them (0: it looks once and sleeps).
+ *
+ * --xdp: answers come by an AF_XDP socket of that device, whose programs bbload has
+ * attached; --via is the next hop to M. It fails where they come otherwise.
  *
  * --bare is the floor of the same: the pages are written as before, but read by
  * a bare socket loop that sends requests that lie ready with their tags, and
@@ -19,12 +22,15 @@
  */
 #include <netinet/in.h> /* the C library's IPv6 before the kernel's */
 
+#include <arpa/inet.h>
 #include <endian.h>
 #include <getopt.h>
+#include <net/if.h>
 #include <netinet/udp.h>
 #include <poll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "bench.h"
@@ -32,6 +38,9 @@
 #include "net/hello.h"
 #include "net/net.h"
 #include "net/peers.h"
+#include "net/xsk.h"
+#include "steer/sockets.h"
+#include "steer_names.h"
 #include "wire.h"
 
 #define BATCH ((unsigned int)BB_BATCH_PAGES_MAX)
@@ -39,12 +48,13 @@
 #define DEPTH_MAX 64U
 #define PIECE 64U
 #define INDEX 78U /* in the own address, where bbd has the number of a pager */
+#define XDP_INDEX (BB_XSK_MAX - 1) /* the same, where answers are led to a socket */
 #define SETUP_NS 20000000000ULL
 #define LOST_NS 200000000ULL
 
 const char *const bench_name = "net_read";
 
-static const char *key;
+static const char *key, *xdp, *via;
 static uint64_t ops = 20000, spin_us = 50;
 static unsigned int own, to, depth = 1, npages = BATCH, nextents;
 static bool bare, small, gro;
@@ -362,6 +372,44 @@ static void measure_bare(void)
 	close(fd);
 }
 
+/* --- AF_XDP -------------------------------------------------------------------- */
+
+static struct bb_sockets sockets;
+
+/* Makes a socket as bbd's steer thread does, and reads until answers come by it. */
+static void xdp_start(void)
+{
+	static char dir[200];
+	const uint64_t end = bb_now_ns() + SETUP_NS;
+	struct bb_net_stats st;
+	char name[64];
+	struct stat ns;
+
+	if (stat("/proc/self/ns/net", &ns) || bb_steer_dir(name, sizeof(name), ns.st_ino, xdp))
+		fail("--xdp %s: no such device", xdp);
+	snprintf(dir, sizeof(dir), "%s/%s", BB_STEER_FS, name);
+	bb_sockets_init(&sockets, xdp, dir);
+	do {
+		struct bb_net_req r = { .cmd = BB_CMD_READ, .node = (uint16_t)to, .boot = boot, .ptr = extent[0], .len = PAGE };
+
+		ask(&r, "READ");
+		bb_sockets_look(&sockets, true);
+		usleep(1000);
+		bb_net_stats(net, &st);
+		if (bb_now_ns() > end)
+			fail("no answer comes by AF_XDP at %s: are programs attached, and bbd there?", xdp);
+	} while (!st.rx_xdp || !st.tx_xdp);
+}
+
+static void xdp_end(const struct bb_net_stats *was)
+{
+	struct bb_net_stats st;
+
+	bb_net_stats(net, &st);
+	if ((st.rx_xdp - was->rx_xdp) * 10 < (st.rx_packets - was->rx_packets) * 9)
+		fail("only %lu of %lu answers came by AF_XDP", st.rx_xdp - was->rx_xdp, st.rx_packets - was->rx_packets);
+}
+
 /* --- start --------------------------------------------------------------------- */
 
 static void options(int argc, char **argv)
@@ -369,7 +417,8 @@ static void options(int argc, char **argv)
 	static const struct option table[] = {
 		{ "key", 1, NULL, 'k' },   { "node", 1, NULL, 'n' }, { "to", 1, NULL, 't' },	{ "ops", 1, NULL, 'o' },
 		{ "depth", 1, NULL, 'd' }, { "spin", 1, NULL, 's' }, { "bare", 0, NULL, 'b' },	{ "small", 0, NULL, 'm' },
-		{ "gro", 0, NULL, 'g' },   { "pages", 1, NULL, 'p' }, { 0 },
+		{ "gro", 0, NULL, 'g' },   { "pages", 1, NULL, 'p' }, { "xdp", 1, NULL, 'x' },
+		{ "via", 1, NULL, 'v' },   { 0 },
 	};
 	int c;
 
@@ -399,6 +448,12 @@ static void options(int argc, char **argv)
 		case 'p':
 			npages = (unsigned int)arg_size("--pages", optarg);
 			break;
+		case 'x':
+			xdp = optarg;
+			break;
+		case 'v':
+			via = optarg;
+			break;
 		case 'm':
 			small = true;
 			break;
@@ -409,7 +464,8 @@ static void options(int argc, char **argv)
 			exit(2);
 		}
 	}
-	if (optind < argc || !key || !own || !to || own == to || !ops || !npages || npages > PAGES_MAX || !depth || depth > DEPTH_MAX || (bare && depth > 1))
+	if (optind < argc || !key || !own || !to || own == to || !ops || !npages || npages > PAGES_MAX || !depth || depth > DEPTH_MAX || (bare && (depth > 1 || xdp)) ||
+	    !xdp != !via)
 		bad_option("an argument", "expected --key FILE --node N --to M, two hosts");
 }
 
@@ -421,30 +477,40 @@ static void know(uint16_t node)
 	struct in6_addr src = { .s6_addr = { 0xfe, 0x80, [14] = (uint8_t)(node >> 8), [15] = (uint8_t)node } };
 	uint8_t b[BB_HELLO_BYTES];
 
+	if (via && inet_pton(AF_INET6, via, &src) != 1)
+		bad_option("--via", via);
 	bb_hello_encode(&h, b);
-	bb_peers_input(peers, &src, 1, BB_UDP_PORT, &hdr, b, sizeof(b));
+	bb_peers_input(peers, &src, xdp ? if_nametoindex(xdp) : 1, BB_UDP_PORT, &hdr, b, sizeof(b));
 }
 
 int main(int argc, char **argv)
 {
+	struct bb_net_stats was = { 0 };
 	int ret;
 
 	options(argc, argv);
+	if (xdp)
+		bb_xsk_enable();
 	bb_log_init("net_read", BB_LOG_ERROR);
 	cfg.node = (uint16_t)own;
 	ret = bb_key_load(&cfg.key, key);
 	if (ret < 0)
 		fail("key %s: %s", key, strerror(-ret));
-	if (getrandom(&cfg.boot, sizeof(cfg.boot), 0) < 0 || bb_peers_new(&peers, &cfg) || bb_net_new(&net, peers, NULL, INDEX))
+	if (getrandom(&cfg.boot, sizeof(cfg.boot), 0) < 0 || bb_peers_new(&peers, &cfg) || bb_net_new(&net, peers, NULL, xdp ? XDP_INDEX : INDEX))
 		fail("cannot start: %s", strerror(errno));
 	know((uint16_t)to);
 	samples_init(&samples, ops);
 	samples_init(&pieces, ops);
 	setup();
+	if (xdp)
+		xdp_start();
+	bb_net_stats(net, &was);
 	if (bare)
 		measure_bare();
 	else
 		measure();
+	if (xdp)
+		xdp_end(&was);
 	cleanup();
 	printf("{");
 	samples_print("round_trip", &samples);
@@ -454,6 +520,8 @@ int main(int argc, char **argv)
 		printf(",\"pages_per_s\":%.0f", PIECE * 1e9 / pieces.ns[(pieces.n - 1) / 2]);
 	printf(",\"lost\":%lu,\"verified\":true}\n", lost);
 	bb_net_free(net);
+	if (xdp)
+		bb_sockets_fini(&sockets);
 	bb_peers_free(peers);
 	return 0;
 }

@@ -5,6 +5,9 @@ Two racks, both with all host programs attached, so that the memory host answers
 READs in its kernel; one has bbds with --xdp off. The same program on h1 of each is
 measured in turns, pinned (program and its bbd on one CPU, h2's on the other) and
 unpinned. That answers came the way they should is checked by bbd's counters.
+
+And READs without faults around them (bench/net_read), one and sixteen at a time, on
+h1 of the second rack, whose device's queue no bbd uses.
 """
 import os
 import time
@@ -13,10 +16,11 @@ import rack
 from common import Failed, Skipped, built, call, call_json, environment, median, progress, row
 from remote import Program, placements
 
-NAMES = ["xdp-fault-pinned", "xdp-fault-unpinned", "xdp-rate"]
+NAMES = ["xdp-fault-pinned", "xdp-fault-unpinned", "xdp-rate", "xdp-read", "xdp-depth16"]
 GOAL = 1.0
 ROUNDS = 9
 OPS = 4000
+READS = 10000
 SECONDS = 20
 
 
@@ -86,6 +90,17 @@ class Side:
             raise Failed(f"{got['share']:.2f} of the answers came by AF_XDP")
         return got
 
+    def read(self, xdp, depth):
+        """Return: what net_read says, on one CPU; h2's bbd has the other."""
+        here, there = placements()["split"]
+        self.rack.pin("h2", there)
+        key = os.path.join(os.path.dirname(os.path.dirname(self.rack.host["h1"]["socket"])), "key")
+        cmd = [built("bench/net_read"), "--key", key, "--node", "1", "--to", "2", "--ops", str(READS), "--depth", str(depth)]
+        if xdp:
+            via = next(n["via"] for n in self.rack.ask("h1", "node.show")["nodes"] if n["node"] == 2)
+            cmd += ["--xdp", "eth0", "--via", via]
+        return call_json(self.rack.command("h1", cmd), "net_read", 60, cpus=here)
+
     def close(self):
         if self.prog:
             self.prog.close()
@@ -94,6 +109,7 @@ class Side:
 
 def measure(mtu, rounds):
     out = {p: {"ratio": [], "rate_ratio": [], "xdp_ns": [], "udp_ns": []} for p in ("split", "free")}
+    reads = {"ratio": [], "xdp_ns": [], "udp_ns": [], "depth16_ratio": [], "xdp_pages_per_s": [], "udp_pages_per_s": []}
     sides = []
     try:
         for xdp in (True, False):
@@ -106,11 +122,20 @@ def measure(mtu, rounds):
                 o["rate_ratio"].append(round(got[True]["rate"] / got[False]["rate"], 3))
                 o["xdp_ns"].append(got[True]["ns"])
                 o["udp_ns"].append(got[False]["ns"])
+            progress(f"xdp: MTU {mtu}, round {i + 1} of {rounds}, READs")
+            one = {x: sides[1].read(x, 1)["round_trip"]["p50"] for x in (True, False)}
+            many = {x: sides[1].read(x, 16)["pages_per_s"] for x in (True, False)}
+            reads["ratio"].append(round(one[True] / one[False], 3))
+            reads["depth16_ratio"].append(round(many[True] / many[False], 3))
+            for x, name in ((True, "xdp"), (False, "udp")):
+                reads[f"{name}_ns"].append(one[x])
+                reads[f"{name}_pages_per_s"].append(many[x])
         for s in sides:
             s.prog.tell("check", 120)
     finally:
         for s in sides:
             s.close()
+    out["reads"] = reads
     return out
 
 
@@ -135,4 +160,17 @@ def rows(names):
         o = got[9000]["free"]
         out.append(row(NAMES[2], median(o["rate_ratio"]), "ratio", GOAL, more=True,
                        note="faults a second by AF_XDP over those by UDP, unpinned", ratios=o["rate_ratio"]))
+    o, small = got[9000]["reads"], got[1500]["reads"]
+    if NAMES[3] in names:
+        out.append(row(
+            NAMES[3], median(o["ratio"]), "ratio", GOAL, mtu9000=o, mtu1500=small,
+            note=f"READ {median(o['xdp_ns']) / 1000:.2f} us by AF_XDP, {median(o['udp_ns']) / 1000:.2f} by UDP"
+                 f"; MTU 1500: {median(small['ratio']):.2f}",
+        ))
+    if NAMES[4] in names:
+        out.append(row(
+            NAMES[4], median(o["depth16_ratio"]), "ratio", GOAL, more=True,
+            note=f"{median(o['xdp_pages_per_s']):.0f} pages/s by AF_XDP, {median(o['udp_pages_per_s']):.0f} by UDP"
+                 f"; MTU 1500: {median(small['depth16_ratio']):.2f}",
+        ))
     return out
