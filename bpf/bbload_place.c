@@ -266,9 +266,27 @@ static bool empty(const char *dir)
 	return none;
 }
 
+/* iproute2 makes itself at home in whatever bpffs it finds: what it left empty goes. */
+static void drop_iproute2(void)
+{
+	static const char *const names[] = { "ip", "xdp", "tc" };
+	char path[sizeof(BB_STEER_FS) + 16];
+
+	for (unsigned int i = 0; i < 3; i++) {
+		snprintf(path, sizeof(path), "%s/%s", BB_STEER_FS, names[i]);
+		if (!unlink(path)) /* a link to one of the others */
+			continue;
+		snprintf(path, sizeof(path), "%s/%s/globals", BB_STEER_FS, names[i]);
+		rmdir(path);
+		*strrchr(path, '/') = 0;
+		rmdir(path);
+	}
+}
+
 void place_unmount(void)
 {
 	if (place_mounted()) {
+		drop_iproute2();
 		if (!empty(BB_STEER_FS))
 			return;
 		/* bbd may still have a directory open. */

@@ -449,6 +449,17 @@ says() {
 	detach
 }
 
+@test "what iproute2 leaves in our bpffs does not keep it mounted" {
+	attach
+	mkdir -p "$FS/tc/globals"
+	ln -s "$FS/tc/" "$FS/ip"
+	ln -s "$FS/tc/" "$FS/xdp"
+	detach
+	# Where other racks have something attached it stays for them.
+	[[ ! -e $FS/tc && ! -L $FS/ip && ! -L $FS/xdp ]] || fail "$(ls -l "$FS")"
+	[[ $(ls "$FS.state" 2>/dev/null) ]] || [[ ! -e $FS ]] || fail "$(findmnt "$FS"; ls -lR "$FS")"
+}
+
 # A directory that is a mount elsewhere can be removed, and the mount goes with it.
 @test "in a mount namespace that lacks our bpffs: the pins of others stay" {
 	attach
