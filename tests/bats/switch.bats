@@ -10,7 +10,6 @@ setup() { need_root; }
 teardown() {
 	end_programs
 	remove_racks
-	remove_direct
 }
 
 say() { printf '# %s\n' "$*" >&3; }
@@ -100,12 +99,12 @@ rounds() { bbrack run "h$1" -- timeout 100 "$BUILD/apps/bbrounds" "/run/bluebrid
 }
 
 @test "a program is replaced under traffic without a lost packet" {
-	local ping i
+	local ping
 
 	switch_up 2
 	bbrack run h1 -- ping -6 -q -i 0.002 -c 1000 fdbb:0:2::5 >"$BATS_TEST_TMPDIR/ping" 3>&- &
 	ping=$!
-	for i in {1..8}; do
+	for _ in {1..8}; do
 		sw_bbload attach switch --dev p1,p2
 		sleep 0.1
 	done
@@ -149,75 +148,4 @@ rounds() { bbrack run "h$1" -- timeout 100 "$BUILD/apps/bbrounds" "/run/bluebrid
 	rack_is_gone "$RACK"
 	[[ ! -e /run/bluebridge/bpf/n$inode ]] || fail "pins are left"
 	[[ ! $alone ]] || ! mountpoint -q /run/bluebridge/bpf || say "another rack came up meanwhile"
-}
-
-# --- the round trip ---------------------------------------------------------------
-
-# Two hosts on one cable.
-direct_up() {
-	local k
-
-	DIRECT=t$$-direct
-	for k in 1 2; do
-		ip netns add "bb-$DIRECT-$k"
-		# shellcheck disable=SC2016 # for the shell in the namespace
-		nsenter --net="/run/netns/bb-$DIRECT-$k" sh -c 'cd /proc/sys/net/ipv6/conf && for c in all default; do
-			echo 0 >$c/disable_ipv6; echo 0 >$c/accept_dad; done'
-		ip -n "bb-$DIRECT-$k" link set lo up
-	done
-	ip -n "bb-$DIRECT-1" link add eth0 mtu "$1" type veth peer name eth0 mtu "$1" netns "bb-$DIRECT-2"
-	cp "/run/bluebridge/$RACK/key" "$BATS_TEST_TMPDIR/key"
-	for k in 1 2; do
-		ip -n "bb-$DIRECT-$k" link set eth0 up
-		nsenter --net="/run/netns/bb-$DIRECT-$k" taskset -c 0 "$BIN/bbd" --config /dev/null --node "$k" --dev eth0 --lend 64M \
-			--socket "$BATS_TEST_TMPDIR/$k.sock" --key "$BATS_TEST_TMPDIR/key" 2>"$BATS_TEST_TMPDIR/bbd$k" 3>&- &
-		PIDS+=($!)
-	done
-}
-
-remove_direct() {
-	local k
-
-	[[ ${DIRECT:-} ]] || return 0
-	for k in 1 2; do
-		ip netns del "bb-$DIRECT-$k" || :
-	done
-	DIRECT=
-}
-
-# quick_of NS KEY: of 5000 READs from node 1 to node 2 the tenth percentile, in ns: what
-# others do on this CPU is not in it.
-quick_of() {
-	nsenter --net="/run/netns/$1" taskset -c 0 "$BUILD/apps/bbrounds" "$2" 1 2 5000 read | jq .p10_ns
-}
-
-@test "a round trip through the switch is not much longer than on one cable" {
-	local mtu bridge switch i d=() b=() s=() best
-
-	for mtu in 9000 1500; do
-		new_rack "b$mtu"
-		taskset -c 0 "$BUILD/bbrack" --bin "$BIN" --owner $$ --mtu $mtu --switch bridge --host-programs off up 2
-		bridge=$RACK
-		new_rack "s$mtu"
-		taskset -c 0 "$BUILD/bbrack" --bin "$BIN" --owner $$ --mtu $mtu --host-programs off up 2
-		switch=$RACK
-		[[ $(bbrack status -j | jq -r .switch) == bpf ]] || skip "$(bbrack status -j | jq -r .switch_why)"
-		direct_up $mtu
-		sees() { "$BIN/bbctl" --socket "$BATS_TEST_TMPDIR/1.sock" -j node show | jq -e '[.nodes[] | select(.alive)] | length == 2' >/dev/null; }
-		eventually 10 sees
-		d=() b=() s=()
-		for i in 1 2 3; do
-			d+=("$(quick_of "bb-$DIRECT-1" "$BATS_TEST_TMPDIR/key")")
-			b+=("$(quick_of "bb-$bridge-h1" "/run/bluebridge/$bridge/key")")
-			s+=("$(quick_of "bb-$switch-h1" "/run/bluebridge/$switch/key")")
-		done
-		best=$(jq -n "[${d[0]}, ${d[1]}, ${d[2]}] as \$d | [${b[0]}, ${b[1]}, ${b[2]}] as \$b | [${s[0]}, ${s[1]}, ${s[2]}] as \$s |
-			def m: min; \"\(\$d | m) \(\$b | m) \(\$s | m) \((\$s | m) / (\$d | m) * 100 | round)\"" | tr -d '"')
-		read -ra i <<<"$best"
-		say "MTU $mtu, best tenth of the READs, ns: one cable ${i[0]}, bridge ${i[1]}, switch ${i[2]}: ${i[3]} % of one cable"
-		((i[3] < 200)) || fail "$best"
-		end_programs
-		remove_direct
-		remove_racks
-	done
 }
