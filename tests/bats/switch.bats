@@ -124,7 +124,7 @@ rounds() { bbrack run "h$1" -- timeout 100 "$BUILD/apps/bbrounds" "/run/bluebrid
 	expect_output "plain bridge"
 	run bbrack --switch tunnel up 1
 	expect_status 1
-	expect_output "auto, bpf or bridge"
+	expect_output "auto, bpf, bridge or cable"
 }
 
 @test "nothing stays: pins, states, mounts" {
