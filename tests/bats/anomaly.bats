@@ -107,7 +107,8 @@ one_in() {
 }
 
 @test "packets that bbd sends are refused by the kernel, at either end" {
-	rack_up 2
+	# Where the kernel answers READs, the memory host's bbd sends too little to fail.
+	rack_up 2 --host-programs off
 	one_in 5 h1 sendmmsg 3
 	restart h1
 	one_in 30 h2 sendmsg 5

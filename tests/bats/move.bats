@@ -79,6 +79,9 @@ nothing_left() {
 	[[ $(ctl h2 -j extent show) == '{"extents":[],"adopted":[]}' && $(ctl h3 -j extent show) == '{"extents":[],"adopted":[]}' ]]
 }
 
+# Nothing of h2's comes to h3 by a route of bbd's.
+no_route() { [[ $(nsenter --net="/run/netns/bb-$RACK-h3" ip -6 route show table 178 2>&1) != *fdbb:0:2:* ]]; }
+
 @test "extents move under load, one by one: every byte right, the new host answers from the old addresses" {
 	local served adopted reads
 
@@ -173,6 +176,8 @@ nothing_left() {
 	"${rule[@]}" del to fdbb:0:2::/48 iif eth0 lookup 178
 	verified
 	eventually 10 nothing_left
+	# bbd takes its route back a little later; before that it would not set the rule again.
+	eventually 10 no_route
 	# And without programs at h3, so that READs come up as well.
 	"$BUILD/bbload" detach --netns "bb-$RACK-h3" --dev eth0
 	run "${rule[@]}" show
