@@ -47,7 +47,7 @@ const struct bb_option_desc bb_config_table[] = {
 	[O_REPLICAS] = { "replicas", "N", "1", "copies of each page at different hosts: 1 or 2" },
 	[O_KEEP] = { "keep", "SECONDS", "60", "for so long memory outlives a bbd that is killed; 0: not (embedded: 0)" },
 	[O_KERNEL] = { "kernel", "auto|off", "auto", "whether programs that bbload attached serve lent memory" },
-	[O_XDP] = { "xdp", "auto|off", "off", "whether answers come by AF_XDP where bbload attached programs" },
+	[O_XDP] = { "xdp", "auto|off", "auto", "whether answers come by AF_XDP where bbload attached programs" },
 	[O_NO_PREFETCH] = { "no-prefetch", NULL, NULL, "fetch no page ahead" },
 	[O_NO_FILTER] = { "no-filter", NULL, NULL, "do not filter the system calls of bbd's own threads" },
 	[O_EMBEDDED] = { "embedded", NULL, NULL, "no network: only this host's own memory or --store" },
@@ -333,7 +333,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 
 	memset(c, 0, sizeof(*c));
 	c->port = BB_UDP_PORT;
-	c->discover = c->routes = c->prefetch = c->filter = c->kernel = true;
+	c->discover = c->routes = c->prefetch = c->filter = c->kernel = c->xdp = true;
 	c->socket = BB_SOCKET_DEFAULT;
 	c->key = NULL;
 	c->pagers = 1;

@@ -17,8 +17,8 @@ teardown() {
 	remove_racks
 }
 
-# BPF: CAP_BPF and CAP_PERFMON (with --xdp auto CAP_NET_RAW and CAP_IPC_LOCK too, see test_rights)
-readonly NET_ADMIN=0000000000001000 NONE=0000000000000000 BPF=000000c000000000
+# BPF: CAP_BPF and CAP_PERFMON; CAP_NET_RAW and CAP_IPC_LOCK for AF_XDP sockets
+readonly NET_ADMIN=0000000000001000 NONE=0000000000000000 BPF=000000c000006000
 
 # rights PID: a line a thread: NAME EFFECTIVE NO_NEW_PRIVS SECCOMP, without doubles.
 rights() {

@@ -23,7 +23,7 @@ bbload_h1() { "$BUILD/bbload" "$1" ${2:+"$2"} --netns "bb-$RACK-h1" --dev eth0; 
 
 # a rack whose hosts have no programs, but h1 those of KIND
 rack_with() {
-	rack_up 2 --host-programs off --bbd-args "--xdp auto" "${@:2}"
+	rack_up 2 --host-programs off "${@:2}"
 	bbload_h1 attach "$1"
 	ATTACHED=1
 	sleep 1
