@@ -286,6 +286,7 @@ int bb_fault_poll(struct bb_program *p)
 		return 0;
 	t = bb_now_ns();
 	p->pager->enter_ns = t - t0;
+	bb_rest_fault(p->pager, t);
 	got = (int)((size_t)n / sizeof(msg[0]));
 	for (i = 0; i < got; i++) {
 		uint64_t addr, off;

@@ -331,7 +331,7 @@ static void done(struct bb_net_req *req)
 		atomic_fetch_add_explicit(&p->ctl->n_fill_remote, 1, memory_order_relaxed);
 		t_end = bb_now_ns();
 		account(f, t_got, t_end);
-		pg->gave_way = t_end - t_got > RAN_NS;
+		pg->rest.gave_way = t_end - t_got > RAN_NS;
 	}
 	if (f->n > 1 || !f->demand)
 		atomic_fetch_add_explicit(&p->ctl->n_prefetch, f->demand ? f->n - 1 : f->n, memory_order_relaxed);
@@ -339,6 +339,7 @@ out:
 	p->use[f->rx].busy--;
 	p->refs--;
 	p->fills--;
+	pg->fills_due--;
 	f->next = pg->free_fills;
 	pg->free_fills = f;
 }
@@ -363,6 +364,7 @@ int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx,
 	p->use[rx].busy++;
 	p->refs++;
 	p->fills++;
+	p->pager->fills_due++;
 	__builtin_prefetch(&p->hash[page]); /* it is held against what comes */
 	submit(f);
 	return 0;

@@ -5,11 +5,8 @@
  * Theory of operation
  * -------------------
  * One round of the loop polls everything once: faults of every program, parked
- * faults, the network, the staging rings. While rounds find work the thread
- * stays; after spin_us without any it asks all helpers for a kick (bbd_wants),
- * looks once more, and sleeps in epoll until a userfaultfd, a kick, a packet,
- * a socket's end, or the next timer. Between empty rounds it yields its CPU, so
- * that a program on the same CPU runs on at once.
+ * faults, the network, the staging rings. What the thread does between two
+ * rounds, look again, give way or sleep, is rest.c's.
  *
  * Lock order: bb_pager.lock alone, for the list of programs.
  */
@@ -30,11 +27,7 @@
 #include "program.h"
 #include "rights.h"
 
-#define TICK_NS 100000000ULL /* longest sleep */
-#define EVENTS 64
 #define STOP_NS 3000000000ULL
-#define SHARED_NS 1500	/* a yield that finds nobody else takes a third of that */
-#define LOOKS 8		/* at the network, between two rounds */
 
 const char *const bb_part_name[BB_PART_MAX] = {
 	[BB_PART_ENTER] = "enter", [BB_PART_DIRECTORY] = "directory", [BB_PART_GET] = "get data",
@@ -167,7 +160,7 @@ static int poll_program(struct bb_program *p)
 	return work;
 }
 
-static int poll_all(struct bb_pager *pg)
+int bb_pager_round(struct bb_pager *pg)
 {
 	struct bb_program *p;
 	int work = 0;
@@ -181,7 +174,7 @@ static int poll_all(struct bb_pager *pg)
 	return work;
 }
 
-static void handle(struct bb_pager *pg, const struct epoll_event *ev)
+void bb_pager_handle(struct bb_pager *pg, const struct epoll_event *ev)
 {
 	struct bb_program *p;
 	uint64_t count;
@@ -209,71 +202,10 @@ static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 	}
 }
 
-static void sleep_until_work(struct bb_pager *pg)
-{
-	struct epoll_event ev[EVENTS];
-	struct bb_program *p;
-	uint64_t next, wait;
-	bool parked = false, gone = false, freezing = false;
-	int i, n;
-
-	for (p = pg->programs; p; p = p->next) {
-		gone |= p->gone;
-		if (bb_absent(p))
-			continue;
-		atomic_store(&p->ctl->bbd_wants, 1);
-		parked |= p->parked_n > 0;
-		freezing |= p->freezing;
-	}
-	if (poll_all(pg))
-		return;
-	bb_net_stats(pg->net, &pg->net_stats);
-	next = bb_net_next(pg->net);
-	wait = next <= pg->now ? 0 : next - pg->now;
-	if (wait > TICK_NS)
-		wait = TICK_NS;
-	if ((parked || freezing) && wait > 1000000)
-		wait = 1000000;
-	if ((gone || pg->inbox) && wait > 10000000)
-		wait = 10000000;
-	n = epoll_wait(pg->epoll, ev, EVENTS, (int)((wait + 999999) / 1000000));
-	pg->now = bb_now_ns();
-	for (i = 0; i < n; i++)
-		handle(pg, &ev[i]);
-	for (p = pg->programs; p; p = p->next)
-		if (!bb_absent(p))
-			atomic_store(&p->ctl->bbd_wants, 0);
-}
-
-/*
- * Lets others on this CPU run. How long it took tells whether there were any:
- * if so every empty round gives way, else looking again is the better use of
- * the time.
- */
-static void breathe(struct bb_pager *pg)
-{
-	uint64_t t = bb_now_ns();
-
-	sched_yield();
-	pg->shares_cpu = bb_now_ns() - t > SHARED_NS;
-}
-
-/* While a reply is due, the network is what matters. Return: replies handled. */
-static int await_reply(struct bb_pager *pg)
-{
-	int n = 0;
-
-	for (int i = 0; i < LOOKS && !n && !pg->shares_cpu && bb_net_inflight(pg->net); i++)
-		n = bb_net_poll(pg->net);
-	if (n)
-		bb_net_flush(pg->net);
-	return n;
-}
-
 static void *loop(void *arg)
 {
 	struct bb_pager *pg = arg;
-	uint64_t last = 0, stop_at = 0;
+	uint64_t stop_at = 0;
 	struct bb_program *p;
 
 	prctl(PR_SET_NAME, "bb-pager");
@@ -289,20 +221,7 @@ static void *loop(void *arg)
 	for (;;) {
 		if (pg->inbox)
 			take_inbox(pg);
-		if (poll_all(pg)) {
-			last = pg->now;
-			/* A program that was woken on this CPU goes on at once, unless it has already. */
-			if (!pg->gave_way)
-				breathe(pg);
-			pg->gave_way = false;
-		} else if (pg->now - last > pg->cfg.spin_us * 1000ULL) {
-			sleep_until_work(pg);
-		} else if (await_reply(pg)) {
-			last = pg->now;
-			breathe(pg);
-		} else {
-			breathe(pg);
-		}
+		bb_rest(pg, bb_pager_round(pg));
 		bury(pg);
 		if (atomic_load_explicit(&pg->stop, memory_order_relaxed)) {
 			if (pg->leave)

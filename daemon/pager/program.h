@@ -230,6 +230,19 @@ struct bb_program {
 	uint64_t lost_said_at, lost_unsaid;
 };
 
+/* How the thread waits for the next fault, see rest.c. */
+enum bb_rest_way { BB_REST_SPIN, BB_REST_SLEEP, BB_REST_WAYS };
+struct bb_resting {
+	uint64_t worked_at;	/* the last round that found work */
+	uint64_t since;		/* the thread has had nothing to do since; 0: it has */
+	enum bb_rest_way way;	/* what it does now */
+	enum bb_rest_way best;	/* what has been better */
+	uint64_t took[BB_REST_WAYS]; /* until the next fault came: a mean of the last ones, ns */
+	unsigned int turn;	/* faults waited for */
+	bool shares_cpu;	/* somebody else runs on this thread's CPU */
+	bool gave_way;		/* a program ran on it as soon as its page was there */
+};
+
 struct bb_pager {
 	struct bb_pager_config cfg;
 	pthread_t thread;
@@ -249,8 +262,8 @@ struct bb_pager {
 	struct bb_net_stats net_stats;
 	uint64_t started;
 	uint64_t now;		/* of this round of the loop */
-	bool shares_cpu;	/* somebody else runs on this thread's CPU */
-	bool gave_way;		/* a program ran on it as soon as its page was there */
+	struct bb_resting rest;
+	unsigned int fills_due;	/* answers that pages wait for */
 	uint16_t suspect;	/* the node that last let a deadline pass; 0: none */
 	uint64_t *slow_until;	/* by node: reads go to the other copy; see replica.c */
 	uint64_t *dead_until;	/* by node: writes do not wait for it */
@@ -291,6 +304,20 @@ bool bb_program_hear(struct bb_program *p);
 bool bb_program_lives(struct bb_program *p);
 /* Answers a freeze that is waited for, ends one that lasts too long. */
 void bb_program_freeze_poll(struct bb_program *p);
+
+/* --- pager.c --------------------------------------------------------------- */
+
+struct epoll_event;
+/* Looks at everything once. Return: how much there was to do. */
+int bb_pager_round(struct bb_pager *pg);
+void bb_pager_handle(struct bb_pager *pg, const struct epoll_event *ev);
+
+/* --- rest.c ---------------------------------------------------------------- */
+
+/* Between two rounds; work: what the last one found. */
+void bb_rest(struct bb_pager *pg, int work);
+/* A fault has come. */
+void bb_rest_fault(struct bb_pager *pg, uint64_t now);
 
 /* --- again.c --------------------------------------------------------------- */
 

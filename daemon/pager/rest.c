@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the pager's thread does between two rounds.
+ *
+ * Theory of operation
+ * -------------------
+ * Two ways to wait for the next fault, and which is better depends on where the
+ * program runs:
+ *
+ *   spin   looks again and again, for spin_us, and gives way after each look. On a
+ *          CPU of its own it needs no wake-up: right where the program runs
+ *          on another.
+ *   sleep  at once, in epoll. Right where the program runs on this CPU: it goes on
+ *          at once, and its next fault switches to us at the price of a switch.
+ *          To give way does not do that: sched_yield(2) chooses among the threads
+ *          of this one's control group (or session, by autogroup), so that a program
+ *          of another would wait until spin_us are over.
+ *
+ * Where a program runs cannot be asked cheaply. So the ways are measured: the time
+ * from the last page that was installed to the next fault is the program's own and
+ * the cost of waiting. The better way is used, the other now and then, a few times
+ * in a row. Where the program faults so rarely that both are too late to matter,
+ * sleeping is better: it costs nothing.
+ *
+ * While an answer of a home is due that a page waits for, the thread always spins.
+ */
+#include <sched.h>
+#include <sys/epoll.h>
+
+#include "clock.h"
+#include "program.h"
+
+#define TICK_NS 100000000ULL /* longest sleep */
+#define EVENTS 64
+#define SHARED_NS 1500	/* a yield that finds nobody else takes a third of that */
+#define LOOKS 8		/* at the network, between two rounds */
+#define TRY_EVERY 512u	/* faults; a power of two */
+#define TRIES 4u
+#define LONG_NS 100000u	/* what takes longer is the program's own */
+#define LEAD_NS 500u	/* spinning has to be that much better */
+
+/* Has anything come to the staging rings since the last round? All else wakes the epoll by itself. */
+static bool asked_for_kicks(struct bb_pager *pg)
+{
+	bool quiet = true;
+
+	for (struct bb_program *p = pg->programs; p; p = p->next) {
+		if (p->gone || p->parked_n || p->freezing)
+			quiet = false;
+		if (bb_absent(p))
+			continue;
+		atomic_store(&p->ctl->bbd_wants, 1);
+		quiet &= atomic_load(&p->ctl->stage_head) == p->wb;
+	}
+	return quiet && !pg->inbox;
+}
+
+/* fresh: a round that found work has just ended, there need be none before sleeping. */
+static void sleep_until_work(struct bb_pager *pg, bool fresh)
+{
+	struct epoll_event ev[EVENTS];
+	struct bb_program *p;
+	uint64_t next, wait;
+	bool parked = false, gone = false;
+	int i, n;
+
+	if (!asked_for_kicks(pg) || !fresh) {
+		if (bb_pager_round(pg))
+			return;
+		for (p = pg->programs; p; p = p->next) {
+			gone |= p->gone;
+			parked |= !bb_absent(p) && (p->parked_n > 0 || p->freezing);
+		}
+		bb_net_stats(pg->net, &pg->net_stats);
+	}
+	next = bb_net_next(pg->net);
+	wait = next <= pg->now ? 0 : next - pg->now;
+	if (wait > TICK_NS)
+		wait = TICK_NS;
+	if (parked && wait > 1000000)
+		wait = 1000000;
+	if ((gone || pg->inbox) && wait > 10000000)
+		wait = 10000000;
+	n = epoll_wait(pg->epoll, ev, EVENTS, (int)((wait + 999999) / 1000000));
+	pg->now = bb_now_ns();
+	for (i = 0; i < n; i++)
+		bb_pager_handle(pg, &ev[i]);
+	for (p = pg->programs; p; p = p->next)
+		if (!bb_absent(p))
+			atomic_store(&p->ctl->bbd_wants, 0);
+}
+
+/*
+ * Lets others on this CPU run. How long it took tells whether there were any:
+ * if so every empty round gives way, else looking again is the better use of
+ * the time.
+ */
+static void breathe(struct bb_pager *pg)
+{
+	uint64_t t = bb_now_ns();
+
+	sched_yield();
+	pg->rest.shares_cpu = bb_now_ns() - t > SHARED_NS;
+}
+
+/* While a reply is due, the network is what matters. Return: replies handled. */
+static int await_reply(struct bb_pager *pg)
+{
+	int n = 0;
+
+	for (int i = 0; i < LOOKS && !n && !pg->rest.shares_cpu && bb_net_inflight(pg->net); i++)
+		n = bb_net_poll(pg->net);
+	if (n)
+		bb_net_flush(pg->net);
+	return n;
+}
+
+static enum bb_rest_way other(enum bb_rest_way way)
+{
+	return way == BB_REST_SPIN ? BB_REST_SLEEP : BB_REST_SPIN;
+}
+
+void bb_rest_fault(struct bb_pager *pg, uint64_t now)
+{
+	struct bb_resting *r = &pg->rest;
+	uint64_t took = now - r->since, *mean = &r->took[r->way];
+
+	if (!r->since)
+		return;
+	r->since = 0;
+	if (took > LONG_NS)
+		took = LONG_NS;
+	*mean += r->turn++ % TRY_EVERY < TRIES ? took / TRIES : took / 8 - *mean / 8;
+	if (r->turn % TRY_EVERY == TRIES)
+		r->best = r->took[BB_REST_SPIN] + LEAD_NS < r->took[BB_REST_SLEEP] ? BB_REST_SPIN : BB_REST_SLEEP;
+	r->way = r->best;
+	if (r->turn % TRY_EVERY < TRIES) {
+		r->way = other(r->best);
+		if (r->turn % TRY_EVERY == 0)
+			r->took[r->way] = 0;
+	}
+}
+
+void bb_rest(struct bb_pager *pg, int work)
+{
+	struct bb_resting *r = &pg->rest;
+	const bool sleeps = r->way == BB_REST_SLEEP;
+
+	if (pg->fills_due)
+		r->since = 0;
+	else if (work && !r->since)
+		r->since = bb_now_ns();
+	if (work) {
+		r->worked_at = pg->now;
+		if (r->gave_way) {
+			/* The program has been on this CPU: its next fault may be there already. */
+			r->gave_way = false;
+		} else if (sleeps && !pg->fills_due) {
+			sleep_until_work(pg, true);
+		} else {
+			breathe(pg);
+		}
+	} else if ((sleeps && !pg->fills_due) || pg->now - r->worked_at > pg->cfg.spin_us * 1000ULL) {
+		sleep_until_work(pg, false);
+	} else if (await_reply(pg)) {
+		r->worked_at = pg->now;
+		breathe(pg);
+	} else {
+		breathe(pg);
+	}
+}
