@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A histogram of durations: log-linear buckets (16 a power of two, so about
- * 6 % wide), from 1 ns to about 70 s. Adding is one relaxed atomic increment;
- * any thread may read at any time.
+ * 6 % wide), from 1 ns to about 70 s. One thread adds, any may read at any time.
  */
 #ifndef BB_LIB_HIST_H
 #define BB_LIB_HIST_H

@@ -274,7 +274,7 @@ int bb_fault_unpark(struct bb_program *p)
 int bb_fault_poll(struct bb_program *p)
 {
 	struct uffd_msg msg[MSGS];
-	uint64_t t0 = bb_now_ns(), t;
+	uint64_t t0 = p->pager->now, t;
 	ssize_t n;
 	int i, got;
 
@@ -286,6 +286,7 @@ int bb_fault_poll(struct bb_program *p)
 		return 0;
 	t = bb_now_ns();
 	p->pager->enter_ns = t - t0;
+	p->pager->now = t;
 	bb_rest_fault(p->pager, t);
 	got = (int)((size_t)n / sizeof(msg[0]));
 	for (i = 0; i < got; i++) {
@@ -307,6 +308,10 @@ int bb_fault_poll(struct bb_program *p)
 			continue;
 		}
 		page = (uint32_t)(off >> BB_PAGE_SHIFT);
+		/* Cold, all of them, and needed one after the other. */
+		__builtin_prefetch(&p->pw[page], 1);
+		__builtin_prefetch(&p->hash[page]);
+		__builtin_prefetch(&p->x[page / BB_EXTENT_PAGES], 1);
 		atomic_fetch_add_explicit(&p->ctl->n_fault, 1, memory_order_relaxed);
 		/* Parked ones go first, or a storm could starve them. */
 		if (p->parked_n || serve(p, page, t) == PARK)

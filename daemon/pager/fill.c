@@ -365,7 +365,6 @@ int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx,
 	p->refs++;
 	p->fills++;
 	p->pager->fills_due++;
-	__builtin_prefetch(&p->hash[page]); /* it is held against what comes */
 	submit(f);
 	return 0;
 }

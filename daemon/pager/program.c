@@ -68,7 +68,8 @@ void bb_program_over(struct bb_program *p, int64_t n)
 ssize_t bb_program_read(int fd, void *buf, size_t len)
 {
 	struct iovec iov = { buf, len };
-	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+	/* Not the library's preadv2(), a point of cancellation: that costs a tenth of a microsecond. */
+	ssize_t n = syscall(SYS_preadv2, fd, &iov, 1UL, -1L, -1L, RWF_NOWAIT);
 
 	return n < 0 && errno == EOPNOTSUPP ? read(fd, buf, len) : n;
 }
