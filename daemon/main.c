@@ -24,6 +24,7 @@
 #include "keep/keep.h"
 #include "home/home.h"
 #include "home/slab.h"
+#include "latency.h"
 #include "log.h"
 #include "net/xsk.h"
 #include "options.h"
@@ -307,6 +308,8 @@ static void limit_rights(const struct bb_config *cfg)
 
 	for (unsigned int i = 0; i < cfg->npeers; i++)
 		rc.names |= !is_address(cfg->peers[i]);
+	if (cfg->latency)
+		bb_latency_start();
 	bb_rights_start(&rc);
 }
 

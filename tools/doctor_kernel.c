@@ -94,8 +94,26 @@ static void memory(struct doctor *d)
 	}
 }
 
+/* Does bbd keep CPUs awake while faults come? See daemon/latency.h. */
+static void wake_ups(struct doctor *d)
+{
+	const char *state = str(d->facts, "latency");
+
+	if (!d->facts || !*state)
+		return;
+	if (!strcmp(state, "held") || !strcmp(state, "ready")) {
+		check(d, CHECK_OK, "wake-ups", "idle CPUs are kept awake while faults come one after the other");
+	} else if (!strcmp(state, "not asked for")) {
+		check(d, CHECK_OK, "wake-ups", "bbd --latency off: idle CPUs take their time to wake");
+	} else {
+		check(d, CHECK_WARN, "wake-ups", "/dev/cpu_dma_latency: %s: faults wait for idle CPUs to wake", state);
+		mend(d, "let bbd's user write to /dev/cpu_dma_latency, or bbd --latency off");
+	}
+}
+
 void doctor_kernel(struct doctor *d)
 {
 	userfaultfd(d);
 	memory(d);
+	wake_ups(d);
 }

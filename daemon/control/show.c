@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "control/control.h"
+#include "latency.h"
 #include "net/inject.h"
 #include "net/net.h"
 #include "rights.h"
@@ -365,11 +366,11 @@ static json_t *doctor_facts(struct bb_control *c, json_t *q)
 	if (c->home)
 		bb_home_stats(c->home, &h);
 
-	return json_pack("{s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:I, s:s, s:o, s:I, s:I, s:o}", "version", BB_VERSION, "pid",
+	return json_pack("{s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:s, s:I, s:s, s:o, s:I, s:I, s:o}", "version", BB_VERSION, "pid",
 			 (int)getpid(), "node", (int)f->node, "tenant", (int)f->tenant, "port", (int)f->port, "dev",
 			 f->dev ? f->dev : "", "key_id", c->key_id, "key_file", c->key_file, "embedded",
-			 (int)f->embedded, "filter", bb_rights_filter(), "refused", (json_int_t)refused,
-			 "refused_last", last ? last : "", "kernel", kernel(c), "grown", (json_int_t)h.grown, "mapped",
+			 (int)f->embedded, "latency", bb_latency_state(), "filter", bb_rights_filter(), "refused",
+			 (json_int_t)refused, "refused_last", last ? last : "", "kernel", kernel(c), "grown", (json_int_t)h.grown, "mapped",
 			 (json_int_t)h.mapped, "nodes", nodes(c));
 }
 

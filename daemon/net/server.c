@@ -32,6 +32,7 @@
 
 #include "clock.h"
 #include "home/home.h"
+#include "latency.h"
 #include "log.h"
 #include "net/inject.h"
 #include "net/peers.h"
@@ -171,6 +172,7 @@ static void *loop(void *arg)
 {
 	struct bb_server *s = arg;
 	uint64_t now = bb_now_ns(), last = now, next_tick = 0, next_sweep = now + SWEEP_NS;
+	struct bb_latency latency = { 0 };
 	unsigned int looks = 0;
 	bool shared = true;
 
@@ -188,13 +190,17 @@ static void *loop(void *arg)
 		}
 		if (n > 0) {
 			last = now;
+			bb_latency_event(&latency, now);
 		} else if (now - last >= s->cfg.spin_us * 1000ULL) {
-			sleep_until(s, next_tick);
+			const uint64_t wait = bb_latency_sleep(&latency, now);
+
+			sleep_until(s, wait < next_tick - now ? now + wait : next_tick);
 		} else if (looks++ % (shared ? 1 : LOOKS) == 0) {
 			sched_yield();
 			shared = bb_now_ns() - now > SHARED_NS;
 		}
 	}
+	bb_latency_end(&latency);
 	if (!atomic_load(&s->leave))
 		bb_peers_bye(s->peers, s->fd);
 	return NULL;

@@ -236,6 +236,7 @@ static void *loop(void *arg)
 				break;
 		}
 	}
+	bb_latency_end(&pg->latency);
 	return NULL;
 }
 

@@ -23,6 +23,7 @@
 
 #include <pthread.h>
 
+#include "latency.h"
 #include "net/net.h"
 #include "net/peers.h"
 #include "pager.h"
@@ -263,6 +264,7 @@ struct bb_pager {
 	uint64_t started;
 	uint64_t now;		/* of this round of the loop */
 	struct bb_resting rest;
+	struct bb_latency latency;
 	unsigned int fills_due;	/* answers that pages wait for */
 	uint16_t suspect;	/* the node that last let a deadline pass; 0: none */
 	uint64_t *slow_until;	/* by node: reads go to the other copy; see replica.c */

@@ -75,6 +75,9 @@ static void sleep_until_work(struct bb_pager *pg, bool fresh)
 	}
 	next = bb_net_next(pg->net);
 	wait = next <= pg->now ? 0 : next - pg->now;
+	next = bb_latency_sleep(&pg->latency, pg->now);
+	if (wait > next)
+		wait = next;
 	if (wait > TICK_NS)
 		wait = TICK_NS;
 	if (parked && wait > 1000000)
@@ -125,6 +128,7 @@ void bb_rest_fault(struct bb_pager *pg, uint64_t now)
 	struct bb_resting *r = &pg->rest;
 	uint64_t took = now - r->since, *mean = &r->took[r->way];
 
+	bb_latency_event(&pg->latency, now);
 	if (!r->since)
 		return;
 	r->since = 0;
