@@ -237,9 +237,10 @@ void bb_xsk_expect(struct bb_xsk *x, unsigned int packets)
 	uint64_t *fill = x->fill.desc;
 
 	x->expected = packets;
-	if (RX - x->nwarm >= want)
+	/* Those that hold packets handed on are not the kernel's either. */
+	if (RX - x->nwarm - x->nback >= want)
 		return;
-	while (RX - x->nwarm < want)
+	while (RX - x->nwarm - x->nback < want && x->nwarm)
 		fill[x->fill.mine++ & x->fill.mask] = x->warm[--x->nwarm];
 	__atomic_store_n(x->fill.producer, x->fill.mine, __ATOMIC_RELEASE);
 }

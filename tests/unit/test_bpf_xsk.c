@@ -364,6 +364,32 @@ static void test_too_many(void **state)
 	}
 }
 
+/* Answers that are expected have room also while a batch is in hand. */
+static void test_more_while_some_are_in_hand(void **state)
+{
+	unsigned int due = 60;
+	int got;
+
+	bb_xsk_expect(x, due);
+	answer(&f, NODE, USER, 4096);
+	for (unsigned int i = 0; i < due; i++)
+		put(&f);
+	for (unsigned int round = 0; round < 50; round++) {
+		got = come(2000);
+		assert_in_range(got, 1, due);
+		due = due - (unsigned int)got + 60;
+		bb_xsk_expect(x, due);
+		for (unsigned int i = 0; i < 60; i++)
+			put(&f);
+		while (due > 60 && (got = come(2000)) > 0)
+			due -= (unsigned int)got;
+		assert_true(got > 0);
+	}
+	while (due && (got = come(2000)) > 0)
+		due -= (unsigned int)got;
+	assert_int_equal(due, 0);
+}
+
 /* --- sending --------------------------------------------------------------------- */
 
 static void test_sent_frames_are_right(void **state)
@@ -556,6 +582,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_others_go_to_the_stack, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_damaged_ones_are_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_too_many, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_more_while_some_are_in_hand, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_sent_frames_are_right, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_one_a_queue, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_the_device_goes, set_up, tear_down),
