@@ -32,6 +32,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -48,6 +49,7 @@
 #include "private.h"
 
 #define BATCH 64
+#define PIECE 32 /* as many as a fault may wait for, where they need not be taken out in a hurry */
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
 /* /proc/PID/pagemap: present, or swapped out (as which pages count that the kernel is moving). */
 #define PM_CONTENT (1ULL << 63 | 1ULL << 62)
@@ -410,6 +412,12 @@ static int64_t room(void)
 	return atomic_load(&c->limit) - atomic_load(&c->resident);
 }
 
+/* Is there room for the faults to come? Then nobody waits for what we do. */
+static bool unhurried(void)
+{
+	return room() > atomic_load_explicit(&bb_rg.ctl->low, memory_order_relaxed) / 2;
+}
+
 /*
  * Works until target pages of credit are free. Return: false where a round at
  * the lowest age brought nothing (all pinned, homeless or busy).
@@ -427,6 +435,8 @@ static bool make_room(int64_t target)
 
 		if (max > BATCH)
 			max = BATCH;
+		if (max > PIECE && unhurried())
+			max = PIECE;
 		if (!max) {
 			/* bbd is behind with writing back; it rings when a slot is free. */
 			uint32_t bell = atomic_load(&g->ctl->helper_bell);
@@ -476,6 +486,9 @@ static bool make_room(int64_t target)
 		if (ev.nv)
 			run_batch();
 		bb_unlock(&g->evicting);
+		/* A thread that woke on this CPU meanwhile would wait for milliseconds, the scheduler's slice. */
+		if (unhurried())
+			sched_yield();
 	}
 	return true;
 }

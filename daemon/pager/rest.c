@@ -37,7 +37,7 @@
 #define TRY_EVERY 512u	/* faults; a power of two */
 #define TRIES 4u
 #define LONG_NS 100000u	/* what takes longer is the program's own */
-#define LEAD_NS 500u	/* spinning has to be that much better */
+#define LEAD_NS 1000u	/* spinning has to be that much better: it costs CPU time */
 
 /* Has anything come to the staging rings since the last round? All else wakes the epoll by itself. */
 static bool asked_for_kicks(struct bb_pager *pg)
