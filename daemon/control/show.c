@@ -202,9 +202,10 @@ static json_t *histogram(const struct bb_hist *h)
 {
 	uint64_t n = atomic_load(&h->count);
 
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "count", (json_int_t)n, "mean_ns",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "count", (json_int_t)n, "mean_ns",
 			 (json_int_t)(n ? atomic_load(&h->sum) / n : 0), "p50_ns",
-			 (json_int_t)bb_hist_quantile(h, 500), "p90_ns", (json_int_t)bb_hist_quantile(h, 900), "p99_ns",
+			 (json_int_t)bb_hist_quantile(h, 500), "p90_ns", (json_int_t)bb_hist_quantile(h, 900), "p95_ns",
+			 (json_int_t)bb_hist_quantile(h, 950), "p99_ns",
 			 (json_int_t)bb_hist_quantile(h, 990), "p999_ns", (json_int_t)bb_hist_quantile(h, 999),
 			 "max_ns", (json_int_t)atomic_load(&h->max));
 }

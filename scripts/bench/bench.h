@@ -152,7 +152,7 @@ static inline int samples_cmp(const void *a, const void *b)
 /* Prints "NAME":{...} of the samples in nanoseconds; sorts them. */
 static inline void samples_print(const char *name, struct samples *s)
 {
-	static const unsigned int permille[] = { 100, 500, 900, 990 };
+	static const unsigned int permille[] = { 100, 500, 900, 950, 990 };
 	uint64_t sum = 0;
 
 	qsort(s->ns, s->n, sizeof(*s->ns), samples_cmp);
@@ -160,7 +160,7 @@ static inline void samples_print(const char *name, struct samples *s)
 		sum += s->ns[i];
 	printf("\"%s\":{\"n\":%lu", name, s->n);
 	if (s->n) {
-		for (unsigned int i = 0; i < 4; i++)
+		for (unsigned int i = 0; i < sizeof(permille) / sizeof(permille[0]); i++)
 			printf(",\"p%u\":%u", permille[i] / 10, s->ns[(s->n - 1) * permille[i] / 1000]);
 		printf(",\"mean\":%.1f,\"max\":%u", (double)sum / (double)s->n, s->ns[s->n - 1]);
 	}

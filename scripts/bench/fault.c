@@ -4,9 +4,13 @@
  * words derived from page number and version, and then does what standard
  * input says, one line a time, answering each with one line of JSON:
  *
- *	rand OPS WRITES		touch OPS random pages, WRITES percent written
- *	seq OPS			touch the next OPS pages in order
- *	check			compare every page of the buffer
+ *	rand OPS WRITES [THREADS]	touch OPS random pages, WRITES percent written
+ *	seq OPS				touch the next OPS pages in order
+ *	hot PAGES OPS			of the first PAGES one at random, then one of the
+ *					others in order, OPS times: "slow" are of the former
+ *	check				compare every page of the buffer
+ *
+ * --file: the buffer is that file, mapped, and not memory of the program.
  *
  * The time of a touch is that of the first access to the page; the whole page
  * is compared after it. "slow" are the touches of more than 2 microseconds:
@@ -17,15 +21,25 @@
  */
 #include "bench.h"
 
+#include <fcntl.h>
+#include <pthread.h>
+
 #define FAULT_NS 2000
 #define OPS_MAX (1UL << 20)
+#define THREADS 16
 
 const char *const bench_name = "fault";
 
-static uint64_t npages, at, rng = 7;
+static uint64_t npages, at;
 static uint8_t *buffer;
 static uint32_t *version;
-static struct samples slow, fast;
+
+static struct worker {
+	pthread_t thread;
+	uint64_t rng, ops;
+	unsigned int index, of, writes;
+	struct samples slow, fast;
+} workers[THREADS];
 
 static uint64_t seed_of(uint64_t page)
 {
@@ -46,7 +60,7 @@ static void check(uint64_t page)
 		     (void *)page_at(page), i, version[page]);
 }
 
-static void touch(uint64_t page, bool write)
+static void touch(struct worker *w, uint64_t page, bool write)
 {
 	volatile uint64_t *first = (volatile uint64_t *)(void *)page_at(page);
 	uint64_t t = bb_now_ns(), took, old = *first;
@@ -54,7 +68,7 @@ static void touch(uint64_t page, bool write)
 	if (write)
 		*first = old;
 	took = bb_now_ns() - t;
-	samples_add(took > FAULT_NS ? &slow : &fast, took);
+	samples_add(took > FAULT_NS ? &w->slow : &w->fast, took);
 	check(page);
 	if (write) {
 		version[page]++;
@@ -62,37 +76,114 @@ static void touch(uint64_t page, bool write)
 	}
 }
 
-static void run(const char *what, uint64_t ops, unsigned int writes)
+/* Threads have pages of their own: nobody else changes what one compares. */
+static void *random_touches(void *arg)
 {
-	bool random = *what == 'r';
-	uint64_t t, ns;
+	struct worker *w = arg;
 
-	slow.n = fast.n = 0;
-	t = bb_now_ns();
-	for (uint64_t i = 0; i < ops; i++) {
-		uint64_t page = random ? random_below(&rng, npages) : at++ % npages;
+	for (uint64_t i = 0; i < w->ops; i++) {
+		uint64_t page = random_below(&w->rng, npages / w->of) * w->of + w->index;
 
-		touch(page, writes && random_below(&rng, 100) < writes);
+		touch(w, page, w->writes && random_below(&w->rng, 100) < w->writes);
 	}
+	return NULL;
+}
+
+static void rand_touches(uint64_t ops, unsigned int writes, unsigned int threads)
+{
+	for (unsigned int i = 0; i < threads; i++) {
+		struct worker *w = &workers[i];
+
+		w->ops = ops / threads;
+		w->writes = writes;
+		w->index = i;
+		w->of = threads;
+		if (i && pthread_create(&w->thread, NULL, random_touches, w))
+			fail("cannot start thread %u", i);
+	}
+	random_touches(&workers[0]);
+	for (unsigned int i = 1; i < threads; i++)
+		pthread_join(workers[i].thread, NULL);
+}
+
+static void hot_touches(uint64_t hot, uint64_t ops)
+{
+	struct worker *w = &workers[0], *scan = &workers[1];
+
+	if (!hot || hot >= npages)
+		bad_option("PAGES", "fewer than there are");
+	for (uint64_t i = 0; i < ops; i++) {
+		touch(w, random_below(&w->rng, hot), false);
+		touch(scan, hot + at++ % (npages - hot), false);
+	}
+	scan->slow.n = scan->fast.n = 0;
+}
+
+/* All of the others' are the first's. */
+static void gather(struct samples *to, size_t offset)
+{
+	for (unsigned int i = 1; i < THREADS; i++) {
+		struct samples *s = (struct samples *)(void *)((char *)&workers[i] + offset);
+
+		for (uint64_t k = 0; k < s->n; k++)
+			samples_add(to, s->ns[k]);
+		s->n = 0;
+	}
+}
+
+static void run(const char *what, uint64_t a, uint64_t b, uint64_t c)
+{
+	struct worker *w = &workers[0];
+	uint64_t t, ns, ops = *what == 'h' ? b : a;
+
+	w->slow.n = w->fast.n = 0;
+	t = bb_now_ns();
+	if (*what == 'r')
+		rand_touches(a, (unsigned int)b, (unsigned int)c);
+	else if (*what == 'h')
+		hot_touches(a, b);
+	else
+		for (uint64_t i = 0; i < ops; i++)
+			touch(w, at++ % npages, false);
 	ns = bb_now_ns() - t;
+	gather(&w->slow, offsetof(struct worker, slow));
+	gather(&w->fast, offsetof(struct worker, fast));
 	printf("{\"ops\":%lu,\"ns\":%lu,", ops, ns);
-	samples_print("slow", &slow);
+	samples_print("slow", &w->slow);
 	printf(",");
-	samples_print("fast", &fast);
+	samples_print("fast", &w->fast);
 	printf(",\"verified\":true}\n");
+}
+
+static uint8_t *map_file(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	void *p;
+
+	if (fd < 0 || ftruncate(fd, (off_t)(npages * PAGE)))
+		fail("%s: %s", path, strerror(errno));
+	p = mmap(NULL, npages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		fail("%s: %s", path, strerror(errno));
+	close(fd);
+	return p;
 }
 
 int main(int argc, char **argv)
 {
+	const char *file = argc == 4 && !strcmp(argv[2], "--file") ? argv[3] : NULL;
 	char line[128], what[16];
 
-	if (argc != 2)
-		bad_option("an argument", "expected the buffer's size");
+	if (argc != 2 && !file)
+		bad_option("an argument", "expected SIZE [--file PATH]");
 	npages = arg_size("size", argv[1]) / PAGE;
-	samples_init(&slow, OPS_MAX);
-	samples_init(&fast, OPS_MAX);
+	for (unsigned int i = 0; i < THREADS; i++) {
+		workers[i].rng = 7 + i;
+		samples_init(&workers[i].slow, OPS_MAX);
+		samples_init(&workers[i].fast, OPS_MAX);
+	}
 	version = own_alloc(npages * sizeof(*version));
-	buffer = malloc((npages + 1) * PAGE);
+	buffer = file ? map_file(file) : malloc((npages + 1) * PAGE);
 	if (!buffer)
 		fail("cannot allocate %lu pages", npages);
 	buffer = (uint8_t *)(((uintptr_t)buffer + PAGE - 1) & ~(PAGE - 1));
@@ -101,17 +192,17 @@ int main(int argc, char **argv)
 	printf("{\"pid\":%d,\"pages\":%lu}\n", (int)getpid(), npages);
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {
-		uint64_t ops = 0;
-		unsigned int writes = 0;
+		uint64_t a = 0, b = 0, c = 1;
 
-		if (sscanf(line, "%15s %lu %u", what, &ops, &writes) < 1)
+		if (sscanf(line, "%15s %lu %lu %lu", what, &a, &b, &c) < 1)
 			continue;
 		if (!strcmp(what, "check")) {
 			for (uint64_t i = 0; i < npages; i++)
 				check(i);
 			printf("{\"verified\":true}\n");
-		} else if ((!strcmp(what, "rand") || !strcmp(what, "seq")) && ops && ops <= OPS_MAX) {
-			run(what, ops, writes);
+		} else if ((!strcmp(what, "rand") || !strcmp(what, "seq") || !strcmp(what, "hot")) && a && a <= OPS_MAX &&
+			   b <= OPS_MAX && c >= 1 && c <= THREADS) {
+			run(what, a, b, c);
 		} else {
 			bad_option("a command", line);
 		}

@@ -57,7 +57,7 @@ const char *const bench_name = "net_read";
 static const char *key, *xdp, *via;
 static uint64_t ops = 20000, spin_us = 50;
 static unsigned int own, to, depth = 1, npages = BATCH, nextents;
-static bool bare, small, gro;
+static bool table_too, bare, small, gro;
 
 static struct bb_peers *peers;
 static struct bb_peers_config cfg = { .port = BB_UDP_PORT };
@@ -226,6 +226,63 @@ static void measure(void)
 		read_submit(&slot[0]);
 		bb_net_flush(net);
 		wait_for(&answered, answered + 1);
+	}
+}
+
+/* --- the four operations ---------------------------------------------------------- */
+
+/* The round trip of each, one at a time, ops times. */
+static struct samples op_took[4];
+static const char *const op_name[4] = { "create", "update", "read", "delete" };
+
+static void one(unsigned int what, struct bb_net_req *r)
+{
+	const uint64_t begin = bb_now_ns();
+
+	ask(r, op_name[what]);
+	samples_add(&op_took[what], bb_now_ns() - begin);
+}
+
+static void read_checked(struct bb_net_req *r)
+{
+	if (!r->status && r->data)
+		check(r->data, (unsigned int)(uintptr_t)r->user);
+	ndone += !r->status && r->data;
+}
+
+static void measure_table(void)
+{
+	static uint8_t data[PAGE];
+
+	for (unsigned int i = 0; i < 4; i++)
+		samples_init(&op_took[i], ops);
+	for (uint64_t i = 0; i < ops; i++) {
+		const unsigned int page = (unsigned int)random_below(&rng, npages);
+		const struct bb_net_page w = { page_ptr(page), data };
+		struct bb_net_req create = { .cmd = BB_CMD_CREATE, .node = (uint16_t)to, .len = 1 };
+		struct bb_net_req update = { .cmd = BB_CMD_WRITE, .node = (uint16_t)to, .boot = boot, .npages = 1, .pages = &w };
+		struct bb_net_req reads = {
+			.cmd = BB_CMD_READ, .node = (uint16_t)to, .boot = boot, .ptr = w.ptr, .len = PAGE,
+			.deadline = bb_now_ns() + SETUP_NS, .done = read_checked, .user = (void *)(uintptr_t)page,
+		};
+		struct bb_net_req delete = { .cmd = BB_CMD_DELETE, .node = (uint16_t)to, .boot = boot };
+		uint64_t begin;
+
+		one(0, &create);
+		delete.ptr = create.ptrs[0];
+		words_fill(data, WORDS, mix(w.ptr));
+		one(1, &update);
+		ndone = 0;
+		begin = bb_now_ns();
+		bb_net_submit(net, &reads);
+		bb_net_flush(net);
+		wait_for(&ndone, 1);
+		samples_add(&op_took[2], bb_now_ns() - begin);
+		one(3, &delete);
+	}
+	for (unsigned int i = 0; i < 4; i++) {
+		samples_print(op_name[i], &op_took[i]);
+		printf(",");
 	}
 }
 
@@ -418,7 +475,7 @@ static void options(int argc, char **argv)
 		{ "key", 1, NULL, 'k' },   { "node", 1, NULL, 'n' }, { "to", 1, NULL, 't' },	{ "ops", 1, NULL, 'o' },
 		{ "depth", 1, NULL, 'd' }, { "spin", 1, NULL, 's' }, { "bare", 0, NULL, 'b' },	{ "small", 0, NULL, 'm' },
 		{ "gro", 0, NULL, 'g' },   { "pages", 1, NULL, 'p' }, { "xdp", 1, NULL, 'x' },
-		{ "via", 1, NULL, 'v' },   { 0 },
+		{ "via", 1, NULL, 'v' },   { "table", 0, NULL, 'T' }, { 0 },
 	};
 	int c;
 
@@ -444,6 +501,9 @@ static void options(int argc, char **argv)
 			break;
 		case 'b':
 			bare = true;
+			break;
+		case 'T':
+			table_too = true;
 			break;
 		case 'p':
 			npages = (unsigned int)arg_size("--pages", optarg);
@@ -511,8 +571,10 @@ int main(int argc, char **argv)
 		measure();
 	if (xdp)
 		xdp_end(&was);
-	cleanup();
 	printf("{");
+	if (table_too)
+		measure_table();
+	cleanup();
 	samples_print("round_trip", &samples);
 	printf(",");
 	samples_print("piece", &pieces);

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""The paper's evaluation: Figures 4 and 5 (a fault and its five parts) and Table 1 (the operations).
+
+1,500 pages each, median and 95th percentile, every byte checked:
+  without    a fault served by another host's bbd
+  directory  the same with a query to a directory server on a third host first
+  kernel     served by the other host's kernel (host programs attached)
+  disk       a page of a large file that is in nobody's cache, mapped
+and CREATE, UPDATE (a page is written), READ, DELETE as single requests by UDP. What
+these are by RDMA a machine with such a device says.
+
+Pictures (SVG) are made where gnuplot is, beside the figures: build/bench/.
+"""
+import os
+import mmap
+import random
+import shutil
+import struct
+import subprocess
+import time
+
+import rack
+from common import BUILD, Failed, Skipped, built, call_json, environment, progress, row, start, stop
+from directory import PORT
+from kernel import wait_serves
+from remote import Program, placements
+
+WAYS = ["paper-without", "paper-directory", "paper-kernel", "paper-disk"]
+TABLE = ["paper-create", "paper-update", "paper-read", "paper-delete"]
+NAMES = WAYS + TABLE
+PAGES = 1500
+FILE = 4 << 30
+PARTS = ("enter", "directory", "get data", "exit", "other")
+
+
+def faults(way):
+    """Return: median and 95th percentile of a fault, as the program sees it, and of its parts, as bbd does."""
+    env = {"BB_TEST_DIRECTORY": f"fd00:bb::3 {PORT}"} if way == "directory" else {}
+    in_kernel = way == "kernel"
+    server = prog = None
+    r = rack.Rack(9000, 3, name=f"paper-{way}", switch="auto" if in_kernel else "bridge", env=env, programs=in_kernel)
+    try:
+        if in_kernel:
+            wait_serves(r, "h2")
+        if env:
+            server = start(r.command("h3", [built("bench/directory"), "--spin", str(rack.SPIN_US), str(PORT)]), stdout=-1)
+        prog = Program(r)
+        prog.tell("rand 8000 0")
+        prog.place(*placements()["free"])
+        prog.tell("rand 500 0")
+        r.ask("h1", "fault.reset")
+        # Three of four touches are faults.
+        got = prog.tell(f"rand {PAGES * 4 // 3} 0")
+        parts = r.ask("h1", "fault.show")["remote"]
+        prog.tell("check", 120)
+    finally:
+        if prog:
+            prog.close()
+        if server:
+            stop(server)
+        r.down()
+    if env:
+        # bbd has no directory: it counts the query, which stands before the READ, among the rest.
+        parts["directory"], parts["other"] = parts["other"], parts["directory"]
+    if got["slow"]["n"] < PAGES * 0.9:
+        raise Failed(f"only {got['slow']['n']} of {PAGES} pages came from the other host")
+    return got["slow"], parts
+
+
+def cold_file():
+    """Touches of a mapped file that is on the disk alone. A page begins with its number."""
+    path = os.path.join(BUILD, "bench", f"paper.{os.getpid()}")
+    if shutil.disk_usage(BUILD).free < 2 * FILE:
+        raise Skipped("no room on the disk for a large file")
+    took, rng = [], random.Random(1)
+    try:
+        with open(path, "wb") as f:
+            filler = bytes(4088)
+            for at in range(0, FILE // 4096, 256):
+                progress(f"paper-disk: {at * 4096 >> 20} MiB of {FILE >> 20}")
+                f.write(b"".join(struct.pack("<Q", at + i) + filler for i in range(256)))
+            f.flush()
+            os.fsync(f.fileno())
+        with open(path, "rb") as f:
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            with mmap.mmap(f.fileno(), FILE, prot=mmap.PROT_READ) as m:
+                m.madvise(mmap.MADV_RANDOM)
+                for _ in range(PAGES):
+                    page = rng.randrange(FILE // 4096)
+                    t = time.perf_counter_ns()
+                    data = m[page * 4096:page * 4096 + 8]
+                    took.append(time.perf_counter_ns() - t)
+                    if struct.unpack("<Q", data)[0] != page:
+                        raise Failed(f"page {page} of the file holds other bytes")
+    finally:
+        if os.path.exists(path):
+            os.unlink(path)
+    took.sort()
+    return {"p50": took[len(took) // 2], "p95": took[len(took) * 95 // 100], "n": len(took)}
+
+
+def operations():
+    r = rack.Rack(9000, 2, name="paper-table")
+    try:
+        cmd = [built("bench/net_read"), "--key", r.key, "--node", "1", "--to", "2", "--ops", str(PAGES), "--table"]
+        return call_json(r.command("h1", cmd), "net_read", 120)
+    finally:
+        r.down()
+
+
+def us(ns):
+    return f"{ns / 1000:.1f}"
+
+
+def way_row(name):
+    way = name.split("-")[1]
+    if way == "disk":
+        got, parts = cold_file(), None
+    else:
+        got, parts = faults(way)
+    note = f"95th percentile {us(got['p95'])} us"
+    if parts:
+        note += "; " + ", ".join(f"{p} {us(parts[p]['p50_ns'])} ({us(parts[p]['p95_ns'])})" for p in PARTS)
+    return row(name, got["p50"] / 1000, "us", pages=got["n"], p95_us=got["p95"] / 1000, note=note,
+               parts={p: {k: parts[p][k] / 1000 for k in ("p50_ns", "p95_ns")} for p in PARTS} if parts else None)
+
+
+def picture(rows):
+    """Figures 4 and 5, of what was measured."""
+    if not shutil.which("gnuplot"):
+        return None
+    base = os.path.join(BUILD, "bench", "paper")
+    ways = [r for r in rows if r["name"] in WAYS and r["value"]]
+    with open(base + ".dat", "w", encoding="ascii") as f:
+        for r in ways:
+            parts = r["detail"]["parts"]
+            f.write(" ".join([r["name"].split("-")[1], f"{r['value']:.2f}", f"{r['detail']['p95_us']:.2f}",
+                              *(f"{parts[p]['p50_ns']:.2f}" if parts else "0" for p in PARTS)]) + "\n")
+    titles = "".join(f"'{base}.dat' using {4 + i}:xtic(1) title '{p}', " for i, p in enumerate(PARTS))
+    script = f"""
+set terminal svg size 640,400
+set style fill solid border -1
+set yrange [0:]
+set ylabel 'microseconds'
+set output '{base}-figure4.svg'
+set title 'A page of another host, or of a disk: median and 95th percentile'
+set logscale y
+set yrange [1:]
+set style data histogram
+plot '{base}.dat' using 2:xtic(1) title 'median', '' using 3 title '95th percentile'
+unset logscale y
+set yrange [0:]
+set output '{base}-figure5.svg'
+set title 'Where a fault spends its time: medians of the five parts'
+set style histogram rowstacked
+set boxwidth 0.6
+plot {titles.rstrip(', ')}
+"""
+    p = subprocess.run(["gnuplot"], input=script.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
+                       env=environment(), timeout=60)
+    if p.returncode:
+        raise Failed(f"gnuplot: {p.stderr.decode(errors='replace').strip()[-200:]}")
+    return [f"{base}-figure{n}.svg" for n in (4, 5)]
+
+
+def rows(names):
+    out, table = [], None
+    for n in names:
+        progress(n)
+        try:
+            if n in WAYS:
+                out.append(way_row(n))
+                continue
+            table = table or operations()
+            got = table[n.split("-")[1]]
+            out.append(row(n, got["p50"] / 1000, "us", p95_us=got["p95"] / 1000,
+                           note=f"by UDP; 95th percentile {us(got['p95'])} us; by RDMA: - (needs a device)"))
+        except Skipped as e:
+            out.append(row(n, None, "", skipped=f"skipped: {e}"))
+    if set(WAYS) <= set(names):
+        made = picture(out)
+        out[0]["detail"]["pictures"] = made or "gnuplot is not installed"
+    return out
