@@ -282,6 +282,7 @@ int bb_fault_poll(struct bb_program *p)
 	if (p->parked_n > BB_PARKED - MSGS)
 		return 0;
 	n = bb_program_read(p->uffd, msg, sizeof(msg));
+	p->ready = n == (ssize_t)sizeof(msg); /* there may be more */
 	if (n <= 0)
 		return 0;
 	t = bb_now_ns();

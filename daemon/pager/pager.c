@@ -5,7 +5,8 @@
  * Theory of operation
  * -------------------
  * One round of the loop polls everything once: faults of every program, parked
- * faults, the network, the staging rings. What the thread does between two
+ * faults, the network, the staging rings. Where there are more than a few programs
+ * only those are polled of which epoll says that there is something. What the thread does between two
  * rounds, look again, give way or sleep, is rest.c's.
  *
  * Lock order: bb_pager.lock alone, for the list of programs.
@@ -27,7 +28,10 @@
 #include "program.h"
 #include "rights.h"
 
+#define EVENTS 64
 #define STOP_NS 3000000000ULL
+#define FEW 2	 /* programs: to read of each costs less than to ask which can be read */
+#define SWEEP 8U /* of more, those that have said nothing are looked at every so many rounds */
 
 const char *const bb_part_name[BB_PART_MAX] = {
 	[BB_PART_ENTER] = "enter", [BB_PART_DIRECTORY] = "directory", [BB_PART_GET] = "get data",
@@ -135,46 +139,7 @@ static void bury(struct bb_pager *pg)
 	}
 }
 
-static int poll_program(struct bb_program *p)
-{
-	int work;
-
-	if (p->gone)
-		return 0;
-	if (bb_absent(p)) {
-		bb_again_poll(p);
-		return 0;
-	}
-	if (p->freezing) {
-		bb_program_freeze_poll(p);
-		if (p->freezing)
-			return 0;
-	}
-	work = bb_fault_poll(p);
-	if (p->parked_n)
-		work += bb_fault_unpark(p);
-	work += bb_writeback_poll(p);
-	bb_extent_poll(p);
-	if (p->pager->cfg.replicas > 1)
-		work += bb_copies_poll(p);
-	return work;
-}
-
-int bb_pager_round(struct bb_pager *pg)
-{
-	struct bb_program *p;
-	int work = 0;
-
-	pg->now = bb_now_ns();
-	for (p = pg->programs; p; p = p->next)
-		work += poll_program(p);
-	bb_net_flush(pg->net);
-	work += bb_net_poll(pg->net);
-	bb_net_flush(pg->net);
-	return work;
-}
-
-void bb_pager_handle(struct bb_pager *pg, const struct epoll_event *ev)
+static void handle(struct bb_pager *pg, const struct epoll_event *ev)
 {
 	struct bb_program *p;
 	uint64_t count;
@@ -188,6 +153,7 @@ void bb_pager_handle(struct bb_pager *pg, const struct epoll_event *ev)
 			continue;
 		if (ev->data.fd == p->kick && bb_program_read(p->kick, &count, sizeof(count)) < 0)
 			continue;
+		p->ready |= ev->data.fd == p->uffd || ev->data.fd == p->kick;
 		if (ev->data.fd == p->uffd && ev->events & (EPOLLERR | EPOLLHUP)) {
 			/* It would wake us for ever. */
 			bb_warn("program %u (%s): its userfaultfd cannot be read any more: it is served no more", p->pid,
@@ -200,6 +166,63 @@ void bb_pager_handle(struct bb_pager *pg, const struct epoll_event *ev)
 			p->hung_up = pg->now;
 		}
 	}
+}
+
+void bb_pager_look(struct bb_pager *pg, int ms)
+{
+	struct epoll_event ev[EVENTS];
+	int n = epoll_wait(pg->epoll, ev, EVENTS, ms);
+
+	for (int i = 0; i < n; i++)
+		handle(pg, &ev[i]);
+	pg->looked = true;
+}
+
+static int poll_program(struct bb_program *p, bool faults)
+{
+	int work = 0;
+
+	if (p->gone)
+		return 0;
+	if (bb_absent(p)) {
+		bb_again_poll(p);
+		return 0;
+	}
+	if (p->freezing) {
+		bb_program_freeze_poll(p);
+		if (p->freezing)
+			return 0;
+	}
+	if (faults)
+		work = bb_fault_poll(p);
+	if (p->parked_n)
+		work += bb_fault_unpark(p);
+	work += bb_writeback_poll(p);
+	bb_extent_poll(p);
+	if (p->pager->cfg.replicas > 1)
+		work += bb_copies_poll(p);
+	return work;
+}
+
+int bb_pager_round(struct bb_pager *pg)
+{
+	const bool all = !pg->many || ++pg->rounds % SWEEP == 0;
+	struct bb_program *p;
+	unsigned int n = 0;
+	int work = 0;
+
+	if (pg->many && !pg->looked)
+		bb_pager_look(pg, 0);
+	pg->looked = false;
+	pg->now = bb_now_ns();
+	for (p = pg->programs; p; p = p->next, n++)
+		if (all || p->ready || p->parked_n)
+			work += poll_program(p, !pg->many || p->ready);
+	pg->many = n > FEW;
+	bb_net_flush(pg->net);
+	work += bb_net_poll(pg->net);
+	bb_net_flush(pg->net);
+	return work;
 }
 
 static void *loop(void *arg)

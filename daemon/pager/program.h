@@ -217,6 +217,8 @@ struct bb_program {
 	uint64_t tail, wb;
 	uint8_t *slot_busy;	/* the slot is in a batch under way: it must not change */
 
+	bool ready;		/* it has said something since it was last polled */
+
 	/* Faults that wait for credit, oldest first. */
 	struct {
 		uint32_t page;
@@ -263,6 +265,9 @@ struct bb_pager {
 	struct bb_net_stats net_stats;
 	uint64_t started;
 	uint64_t now;		/* of this round of the loop */
+	bool many;		/* programs: more than it pays to poll one by one */
+	bool looked;		/* which of them are ready has just been asked */
+	unsigned int rounds;
 	struct bb_resting rest;
 	struct bb_latency latency;
 	unsigned int fills_due;	/* answers that pages wait for */
@@ -309,10 +314,10 @@ void bb_program_freeze_poll(struct bb_program *p);
 
 /* --- pager.c --------------------------------------------------------------- */
 
-struct epoll_event;
 /* Looks at everything once. Return: how much there was to do. */
 int bb_pager_round(struct bb_pager *pg);
-void bb_pager_handle(struct bb_pager *pg, const struct epoll_event *ev);
+/* Learns which descriptors can be read, waiting so long for one. */
+void bb_pager_look(struct bb_pager *pg, int ms);
 
 /* --- rest.c ---------------------------------------------------------------- */
 

@@ -25,13 +25,11 @@
  * While an answer of a home is due that a page waits for, the thread always spins.
  */
 #include <sched.h>
-#include <sys/epoll.h>
 
 #include "clock.h"
 #include "program.h"
 
 #define TICK_NS 100000000ULL /* longest sleep */
-#define EVENTS 64
 #define SHARED_NS 1500	/* a yield that finds nobody else takes a third of that */
 #define LOOKS 8		/* at the network, between two rounds */
 #define TRY_EVERY 512u	/* faults; a power of two */
@@ -49,7 +47,8 @@ static bool asked_for_kicks(struct bb_pager *pg)
 			quiet = false;
 		if (bb_absent(p))
 			continue;
-		atomic_store(&p->ctl->bbd_wants, 1);
+		if (!atomic_load_explicit(&p->ctl->bbd_wants, memory_order_relaxed))
+			atomic_store(&p->ctl->bbd_wants, 1);
 		quiet &= atomic_load(&p->ctl->stage_head) == p->wb;
 	}
 	return quiet && !pg->inbox;
@@ -58,11 +57,9 @@ static bool asked_for_kicks(struct bb_pager *pg)
 /* fresh: a round that found work has just ended, there need be none before sleeping. */
 static void sleep_until_work(struct bb_pager *pg, bool fresh)
 {
-	struct epoll_event ev[EVENTS];
 	struct bb_program *p;
 	uint64_t next, wait;
 	bool parked = false, gone = false;
-	int i, n;
 
 	if (!asked_for_kicks(pg) || !fresh) {
 		if (bb_pager_round(pg))
@@ -84,11 +81,10 @@ static void sleep_until_work(struct bb_pager *pg, bool fresh)
 		wait = 1000000;
 	if ((gone || pg->inbox) && wait > 10000000)
 		wait = 10000000;
-	n = epoll_wait(pg->epoll, ev, EVENTS, (int)((wait + 999999) / 1000000));
+	bb_pager_look(pg, (int)((wait + 999999) / 1000000));
 	pg->now = bb_now_ns();
-	for (i = 0; i < n; i++)
-		bb_pager_handle(pg, &ev[i]);
-	for (p = pg->programs; p; p = p->next)
+	/* Of many most have nothing to kick for: who does says so, and is asked again before we sleep. */
+	for (p = pg->programs; p && !pg->many; p = p->next)
 		if (!bb_absent(p))
 			atomic_store(&p->ctl->bbd_wants, 0);
 }
