@@ -8,8 +8,9 @@
  * works until it is twice that. A hand goes round the extents. A LOCAL extent
  * that it meets is sealed: registered with userfaultfd, its pages given words.
  * Of a MANAGED extent it takes the RESIDENT pages that are old enough: each
- * fill stamps a page with the current epoch (4 bits), an epoch lasts for a
- * quarter of the budget, so age is counted in quarters of a full turnover.
+ * fill stamps a page with the current epoch (5 bits), an epoch lasts for a
+ * quarter of the budget, so age is counted in quarters of a full turnover. One
+ * that came back soon after it was taken out is hot, and has longer.
  * When a whole round brings too little, younger pages will do.
  *
  * A batch: claim up to 64 victims (RESIDENT to EVICTING), move them to the
@@ -32,7 +33,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -53,6 +53,9 @@
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
 /* /proc/PID/pagemap: present, or swapped out (as which pages count that the kernel is moving). */
 #define PM_CONTENT (1ULL << 63 | 1ULL << 62)
+#define AGE_MIN (-6)
+#define COOLER 4 /* quarters of a turnover that heat counts less for each of ev.age below zero */
+#define FORGET (BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH | BB_PW_HEAT)
 #define AGE_OLD 3 /* quarters of a turnover before a page is a victim */
 
 struct victim {
@@ -64,7 +67,7 @@ struct victim {
 static struct {
 	uint32_t hand;		/* extent */
 	uint32_t hand_page;	/* page within it */
-	unsigned int age;	/* how old a victim must be */
+	int age;		/* how old a victim must be */
 	unsigned int taken_in_round;
 	struct victim v[BATCH];
 	unsigned int nv;
@@ -261,7 +264,7 @@ static void move_run(unsigned int i, unsigned int n)
 		if (err == ENOENT) {
 			/* Discarded behind our back, or the zero page: nothing to keep. */
 			atomic_fetch_sub(&bb_rg.x[ev.v[i].page / BB_EXTENT_PAGES].resident, 1);
-			release_busy(ev.v[i].page, BB_P_EMPTY, BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH);
+			release_busy(ev.v[i].page, BB_P_EMPTY, FORGET);
 			bb_credit_give(bb_rg.ctl, 1);
 		} else {
 			/* Pinned, locked or protected: it stays, and is young again. */
@@ -298,7 +301,7 @@ static bool stage(const struct victim *v, unsigned int i, uint64_t head)
 	atomic_fetch_sub(&g->x[v->page / BB_EXTENT_PAGES].resident, 1);
 	if (is_zero(from)) {
 		/* Zeros need no home: the next touch makes them again. */
-		release_busy(v->page, BB_P_EMPTY, BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH);
+		release_busy(v->page, BB_P_EMPTY, FORGET);
 		atomic_fetch_add_explicit(&g->ctl->n_evict_zero, 1, memory_order_relaxed);
 		return false;
 	}
@@ -310,7 +313,8 @@ static bool stage(const struct victim *v, unsigned int i, uint64_t head)
 	atomic_store_explicit(&s->page, v->page, memory_order_release);
 
 	/* The hash of the home copy is stable while HASHED is set and WB is not. */
-	set = bb_pw_with_slot(BB_P_STAGED, slot);
+	set = bb_pw_with_gen(bb_pw_with_slot(BB_P_STAGED, slot), atomic_load_explicit(&g->ctl->gen, memory_order_relaxed));
+	set = bb_pw_with_heat(set, bb_pw_heat(v->word) + 1);
 	if ((v->word & BB_PW_HASHED) && !(v->word & BB_PW_WB) && g->hash[v->page].lo == h.low64 &&
 	    g->hash[v->page].hi == h.high64)
 		atomic_fetch_add_explicit(&g->ctl->n_evict_clean, 1, memory_order_relaxed);
@@ -318,7 +322,7 @@ static bool stage(const struct victim *v, unsigned int i, uint64_t head)
 		set |= BB_PW_DIRTY;
 	/* The slot must be within [tail, head) before anybody can see its number. */
 	atomic_store_explicit(&g->ctl->stage_head, head + 1, memory_order_release);
-	release_busy(v->page, set, BB_PW_SLOT | BB_PW_DIRTY | BB_PW_PREFETCH);
+	release_busy(v->page, set, BB_PW_SLOT | BB_PW_DIRTY | BB_PW_PREFETCH | BB_PW_GEN | BB_PW_HEAT);
 	return true;
 }
 
@@ -373,9 +377,25 @@ static unsigned int run_batch(void)
 
 /* --- the hand ------------------------------------------------------------- */
 
+/*
+ * Nothing says which pages that are here are used: only that one was taken out, and
+ * missed. One that came back soon has more time the next time; so a scan, whose
+ * pages do not come back, has to do with what is not hot. Where that is not enough
+ * ev.age goes below zero, and heat counts for less.
+ */
 static bool old_enough(bb_pw w, unsigned int now)
 {
-	return ((now - bb_pw_gen(w)) & 15) >= ev.age;
+	static const int more[BB_HEAT_MAX + 2] = { 0, 8, 24, 24 };
+	const int heat = more[bb_pw_heat(w)];
+
+	return (int)bb_pw_age(w, now) >= (ev.age < 0 ? heat + COOLER * ev.age : heat + ev.age);
+}
+
+/* Of a page that has been away for long it is not known how long: gen comes round. */
+static void cool(_Atomic bb_pw *pw, bb_pw w, unsigned int now)
+{
+	if (bb_pw_state(w) == BB_P_REMOTE && bb_pw_heat(w) && bb_pw_age(w, now) > 2 * BB_NEAR)
+		atomic_compare_exchange_strong(pw, &w, bb_pw_with_heat(w, 0));
 }
 
 /* Claims victims of one MANAGED extent from hand_page on. Return: extent done. */
@@ -385,8 +405,7 @@ static bool pick(uint32_t e, unsigned int max)
 	unsigned int now = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
 	uint32_t first = e * BB_EXTENT_PAGES;
 
-	if (!atomic_load_explicit(&g->x[e].resident, memory_order_relaxed) ||
-	    (atomic_load_explicit(&g->x[e].flags, memory_order_relaxed) & BB_XF_HOMELESS))
+	if (atomic_load_explicit(&g->x[e].flags, memory_order_relaxed) & BB_XF_HOMELESS)
 		return true;
 	for (; ev.hand_page < BB_EXTENT_PAGES; ev.hand_page++) {
 		_Atomic bb_pw *pw = &g->pw[first + ev.hand_page];
@@ -394,7 +413,11 @@ static bool pick(uint32_t e, unsigned int max)
 
 		if (ev.nv == max)
 			return false;
-		if (bb_pw_state(w) != BB_P_RESIDENT || !old_enough(w, now))
+		if (bb_pw_state(w) != BB_P_RESIDENT) {
+			cool(pw, w, now);
+			continue;
+		}
+		if (!old_enough(w, now))
 			continue;
 		if (!atomic_compare_exchange_strong(pw, &w, bb_pw_with(w, BB_P_EVICTING)))
 			continue;
@@ -456,7 +479,7 @@ static bool make_room(int64_t target)
 			ev.hand = 0;
 			ev.hand_page = 0;
 			if (!ev.taken_in_round) {
-				if (ev.age)
+				if (ev.age > AGE_MIN)
 					ev.age--;
 				else
 					fruitless++;

@@ -44,12 +44,17 @@ void bb_word_leave(struct bb_program *p, uint32_t page, bb_pw set, bb_pw clear)
 static void arrived(struct bb_program *p, uint32_t page, uint32_t n, bb_pw set, bb_pw clear)
 {
 	struct bb_region_ctl *c = p->ctl;
+	const unsigned int now = atomic_load_explicit(&c->gen, memory_order_relaxed);
+	const bool used = !(set & BB_PW_PREFETCH);
 	uint32_t i, fills;
 
-	set |= bb_word_age(p) | BB_P_RESIDENT;
-	clear |= BB_PW_GEN | BB_PW_SLOT | BB_PW_DIRTY | BB_PW_PREFETCH;
-	for (i = 0; i < n; i++)
-		bb_word_leave(p, page + i, set, clear);
+	set |= bb_pw_with_gen(BB_P_RESIDENT, now);
+	clear |= BB_PW_GEN | BB_PW_HEAT | BB_PW_SLOT | BB_PW_DIRTY | BB_PW_PREFETCH;
+	for (i = 0; i < n; i++) {
+		bb_pw w = atomic_load_explicit(&p->pw[page + i], memory_order_relaxed);
+
+		bb_word_leave(p, page + i, bb_pw_with_heat(set, bb_heat_back(w, now, used)), clear);
+	}
 	atomic_fetch_add(&p->x[page / BB_EXTENT_PAGES].resident, (uint16_t)n);
 	fills = atomic_fetch_add_explicit(&c->fills_in_gen, n, memory_order_relaxed) + n;
 	if (fills > p->limit / 4) {

@@ -49,11 +49,12 @@
 #include <bluebridge/gptr.h>
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define BB_REGION_MAGIC 0x62627267u /* "bbrg" */
-#define BB_REGION_VERSION 2
+#define BB_REGION_VERSION 3
 
 /* --- extents ------------------------------------------------------------ */
 
@@ -91,12 +92,15 @@ enum bb_page_state {
 };
 
 /*
- * 63      36 35      16 15  12 11     4 3   0
- * | rx:28   | slot:20  | gen  | flags  |state|
+ * 63      36 35  34 33      16 15  11 10     4 3   0
+ * | rx:28   | heat | slot:18  | gen  | flags  |state|
  *
  * rx    which of the region's remote extents holds the home copy (0: none)
+ * heat  here: how often it has come back soon after it was taken out (0 to 2); away:
+ *	 the same and one more, or 0: it has been away for long
  * slot  staging slot, while STAGED
- * gen   epoch of the fill, modulo 16: the clock's notion of age
+ * gen   when it came, or was taken out: in quarters of a turnover of the budget,
+ *	 modulo 32
  */
 typedef uint64_t bb_pw; /* one word by value; the arrays hold _Atomic bb_pw */
 
@@ -108,12 +112,14 @@ typedef uint64_t bb_pw; /* one word by value; the arrays hold _Atomic bb_pw */
 #define BB_PW_PREFETCH 0x100ULL	/* filled ahead, not yet known to be used */
 #define BB_PW_FROM_SHIFT 9	/* FILLING: the state it came from, one of the first four */
 #define BB_PW_FROM 0x600ULL
-#define BB_PW_FLAGS 0xff0ULL
-#define BB_PW_GEN_SHIFT 12
-#define BB_PW_GEN 0xf000ULL
+#define BB_PW_FLAGS 0x7f0ULL
+#define BB_PW_GEN_SHIFT 11
+#define BB_PW_GEN 0xf800ULL
 #define BB_PW_SLOT_SHIFT 16
-#define BB_PW_SLOT_BITS 20
+#define BB_PW_SLOT_BITS 18
 #define BB_PW_SLOT (((1ULL << BB_PW_SLOT_BITS) - 1) << BB_PW_SLOT_SHIFT)
+#define BB_PW_HEAT_SHIFT 34
+#define BB_PW_HEAT (3ULL << BB_PW_HEAT_SHIFT)
 #define BB_PW_RX_SHIFT 36
 #define BB_PW_RX (~0ULL << BB_PW_RX_SHIFT)
 
@@ -155,7 +161,37 @@ static inline unsigned int bb_pw_gen(bb_pw w)
 
 static inline bb_pw bb_pw_with_gen(bb_pw w, unsigned int gen)
 {
-	return (w & ~BB_PW_GEN) | ((bb_pw)(gen & 15) << BB_PW_GEN_SHIFT);
+	return (w & ~BB_PW_GEN) | ((bb_pw)(gen & 31) << BB_PW_GEN_SHIFT);
+}
+
+static inline unsigned int bb_pw_age(bb_pw w, unsigned int now)
+{
+	return (now - bb_pw_gen(w)) & 31;
+}
+
+static inline unsigned int bb_pw_heat(bb_pw w)
+{
+	return (unsigned int)((w & BB_PW_HEAT) >> BB_PW_HEAT_SHIFT);
+}
+
+static inline bb_pw bb_pw_with_heat(bb_pw w, unsigned int heat)
+{
+	return (w & ~BB_PW_HEAT) | ((bb_pw)heat << BB_PW_HEAT_SHIFT);
+}
+
+#define BB_HEAT_MAX 2u
+#define BB_NEAR 4u /* to come back within a turnover is soon */
+
+/* The heat of a page that was away and is touched; used is false where it is only fetched ahead. */
+static inline unsigned int bb_heat_back(bb_pw w, unsigned int now, bool used)
+{
+	const unsigned int away = bb_pw_heat(w);
+
+	if (!away || !used)
+		return away ? away - 1 : 0;
+	if (bb_pw_age(w, now) > BB_NEAR)
+		return away > 2 ? away - 2 : 0;
+	return away < BB_HEAT_MAX ? away : BB_HEAT_MAX;
 }
 
 static inline uint32_t bb_pw_rx(bb_pw w)

@@ -45,6 +45,15 @@ was_paged() {
 	was_paged
 }
 
+@test "a scan of much more than the budget leaves the hot set here" {
+	rack_up 2
+	# Of 4096 pages one at random, then the next of 65536 others: half the budget is hot.
+	run paged 32M "$BUILD/bench/fault" 272M <<<$'hot 4096 65000\nhot 4096 65000\ncheck'
+	expect_status 0
+	was_paged
+	sed -n 3p <<<"$output" | jq -e '.fast.n > 0.8 * (.fast.n + .slow.n)' || fail "the hot set is out: $output"
+}
+
 @test "faults that the kernel raises for the program" {
 	rack_up 2
 	mkdir "$BATS_TEST_TMPDIR/d"
