@@ -53,6 +53,7 @@ struct bb_peers {
 	uint16_t any_by;	/* node whose next hop packets to any node take; 0: none */
 	uint64_t next_round, next_fix, started;
 	unsigned int round;
+	unsigned int moved; /* HELLOs that still say so */
 	uint32_t conflict_boot;
 	uint32_t dev_mtu;	/* of the link of discovery; another one: paths are measured anew */
 	bool group_failed;

@@ -208,6 +208,8 @@ int bb_peers_input(struct bb_peers *p, const struct in6_addr *src, uint32_t ifin
 	}
 	if (p->routes && how == 2)
 		bb_routes_peer_lost(p->routes, e->pub.node);
+	if (p->routes && hello.flags & BB_HELLO_MOVED)
+		bb_routes_peer_doubt(p->routes, e->pub.node);
 	if (p->routes && (moved || joined))
 		bb_routes_peer(p->routes, e->pub.node, &e->pub.via, e->pub.ifindex);
 	if (joined)

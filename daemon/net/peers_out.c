@@ -15,13 +15,14 @@
 #include "clock.h"
 #include "log.h"
 
+#define MOVED_ROUNDS 3 /* a HELLO may be lost */
 #define PING_ROUNDS 8 /* a HELLO in so many asks for an answer: round trip */
 
 static struct bb_hello own_hello(struct bb_peers *p, uint8_t flags)
 {
 	const struct bb_peer_entry *e = bb_peer_find(p, p->cfg.node);
 	struct bb_hello h = {
-		.flags = flags,
+		.flags = flags | (p->moved ? BB_HELLO_MOVED : 0),
 		.node = p->cfg.node,
 		.port = p->cfg.port,
 		.tenant = p->cfg.tenant,
@@ -117,6 +118,7 @@ static void round_of_hellos(struct bb_peers *p, int sock, uint64_t now)
 		return;
 	}
 	p->round++;
+	p->moved -= !!p->moved;
 	p->next_round = now + (early ? BB_PEER_HELLO_NS / 4 :
 				       BB_PEER_HELLO_NS - spread + (uint64_t)rand_r(&p->rng) % (2 * spread));
 }
@@ -182,7 +184,11 @@ uint64_t bb_peers_tick(struct bb_peers *p, int sock, uint64_t now)
 	if (p->routes && now >= p->next_fix) {
 		p->next_fix = now + BB_PEER_HELLO_NS / 4;
 		route_any(p);
-		bb_routes_tick(p->routes);
+		/* Peers hold our old link address for permanent: they hear it in a second, or would in ten. */
+		if (bb_routes_tick(p->routes)) {
+			p->moved = MOVED_ROUNDS;
+			p->next_round = now;
+		}
 	}
 	next = now + BB_PEER_HELLO_NS / 2; /* the dead, and names that are being looked up */
 	return p->next_round < next ? p->next_round : next;

@@ -49,6 +49,7 @@ struct bb_routes {
 	uint16_t tenant, node;
 	uint32_t lo;
 	bool local_ours;
+	bool flushed; /* an entry of ours was taken away */
 	struct hop *hops;
 	unsigned int nhops, turn;
 };
@@ -329,8 +330,6 @@ static void neigh_drop(struct bb_routes *r, struct hop *h)
 		neigh_talk(r, h, RTM_DELNEIGH, 0, NULL, NULL);
 }
 
-static void open_news(struct bb_routes *r);
-
 /* --- the whole ---------------------------------------------------------- */
 
 static void set_local(struct bb_routes *r)
@@ -345,8 +344,21 @@ static void set_local(struct bb_routes *r)
 		return;
 	errno = -ret;
 	bb_warn("cannot make the addresses of this host's memory its own: %m; pages of this host cannot be reached until "
-		"somebody with CAP_NET_ADMIN runs: ip -6 route add local fdbb:%x:%x::/48 dev lo",
-		r->tenant, r->node);
+		"somebody with CAP_NET_ADMIN runs: ip -6 route add local fdbb:%x:%x::/48 dev lo", r->tenant, r->node);
+}
+
+static void open_news(struct bb_routes *r)
+{
+	const struct sockaddr_nl me = {
+		.nl_family = AF_NETLINK,
+		.nl_groups = RTMGRP_IPV6_ROUTE | RTMGRP_NEIGH | RTMGRP_LINK,
+	};
+
+	r->news = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+	if (r->news >= 0 && bind(r->news, (const struct sockaddr *)&me, sizeof(me))) {
+		close(r->news);
+		r->news = -1;
+	}
 }
 
 int bb_routes_new(struct bb_routes **out, uint16_t tenant, uint16_t node)
@@ -365,9 +377,7 @@ int bb_routes_new(struct bb_routes **out, uint16_t tenant, uint16_t node)
 	if (r->fd < 0 || setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit))) {
 		ret = -errno;
 		bb_warn("cannot speak to the kernel of routes: %m; routes to peers have to be set by hand");
-		if (r->fd >= 0)
-			close(r->fd);
-		free(r);
+		bb_routes_free(r);
 		return ret;
 	}
 	remove_stale(r);
@@ -390,7 +400,8 @@ void bb_routes_free(struct bb_routes *r)
 	}
 	if (r->local_ours)
 		route_change(r, RTM_DELROUTE, 0, r->node, NULL, r->lo);
-	close(r->fd);
+	if (r->fd >= 0)
+		close(r->fd);
 	if (r->news >= 0)
 		close(r->news);
 	free(r->hops);
@@ -489,20 +500,6 @@ int bb_routes_link(struct bb_routes *r, uint16_t node, uint8_t mac[6], uint32_t 
 
 /* --- what others do ------------------------------------------------------- */
 
-static void open_news(struct bb_routes *r)
-{
-	const struct sockaddr_nl me = {
-		.nl_family = AF_NETLINK,
-		.nl_groups = RTMGRP_IPV6_ROUTE | RTMGRP_NEIGH | RTMGRP_LINK,
-	};
-
-	r->news = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
-	if (r->news >= 0 && bind(r->news, (const struct sockaddr *)&me, sizeof(me))) {
-		close(r->news);
-		r->news = -1;
-	}
-}
-
 /* The next hop's entry is no longer what we made it. */
 static void neigh_news(struct bb_routes *r, const struct nlmsghdr *n)
 {
@@ -515,8 +512,10 @@ static void neigh_news(struct bb_routes *r, const struct nlmsghdr *n)
 		return;
 	dst = find_attr(a, (int)NLMSG_PAYLOAD(n, sizeof(*m)), NDA_DST, 16);
 	for (unsigned int i = 0; dst && i < r->nhops; i++)
-		if (r->hops[i].ifindex == (uint32_t)m->ndm_ifindex && !memcmp(&r->hops[i].via, dst, 16))
+		if (r->hops[i].ifindex == (uint32_t)m->ndm_ifindex && !memcmp(&r->hops[i].via, dst, 16)) {
+			r->flushed |= r->hops[i].neigh_ours;
 			r->hops[i].neigh_ours = false;
+		}
 }
 
 /* Return: may something of ours be gone? */
@@ -582,19 +581,20 @@ static void check(struct bb_routes *r, bool all)
 	}
 }
 
-void bb_routes_tick(struct bb_routes *r)
+bool bb_routes_tick(struct bb_routes *r)
 {
 	const uint64_t now = bb_now_ns();
 
+	r->flushed = false;
 	check(r, r->news >= 0 && hear(r));
 	/* The next hop of any node is that of another, whose entry it is. */
 	for (unsigned int i = 0; i < r->nhops; i++)
 		if (r->hops[i].node != BB_NODE_ANY && r->hops[i].ifindex && r->hops[i].route_ours && !r->hops[i].neigh_ours)
 			neigh_fix(r, &r->hops[i]);
 	if (r->repaired && (!r->said_at || now - r->said_at > SAY_NS)) {
-		bb_warn("%u of our routes were gone (deleted by somebody, or their interface went down): set again",
-			r->repaired);
+		bb_warn("%u of our routes were gone (deleted, or their interface went down): set again", r->repaired);
 		r->said_at = now;
 		r->repaired = 0;
 	}
+	return r->flushed;
 }

@@ -12,6 +12,7 @@
 #define BB_DAEMON_ROUTES_H
 
 #include <netinet/in.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define BB_ROUTE_PROTO 178 /* nobody's; "ip -6 route show proto 178" lists ours */
@@ -30,7 +31,11 @@ void bb_routes_peer_lost(struct bb_routes *r, uint16_t node);
 void bb_routes_peer_doubt(struct bb_routes *r, uint16_t node);
 /* The next hop's Ethernet address, as the kernel knows it. Return: 0 or -errno. */
 int bb_routes_link(struct bb_routes *r, uint16_t node, uint8_t mac[6], uint32_t *ifindex);
-/* Makes next hops that the kernel has found reachable permanent, sets again what is gone. About once a second. */
-void bb_routes_tick(struct bb_routes *r);
+/*
+ * Makes next hops that the kernel has found reachable permanent, sets again what is gone.
+ * About once a second. Return: has an entry of ours been taken away? So it is where the
+ * link address of this host's own interface changes.
+ */
+bool bb_routes_tick(struct bb_routes *r);
 
 #endif
