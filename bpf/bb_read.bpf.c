@@ -229,6 +229,26 @@ struct many {
 	__u32 sent, left; /* segments; left: what could not be had or sent */
 };
 
+/* Puts a whole page behind the headers. Return: its sum (where one is needed), or -1. */
+static __always_inline __s64 large_segment(struct __sk_buff *skb, const struct request *q, struct page *pg)
+{
+	__u64 sum = 0;
+
+	for (__u32 k = 0; k < TRIES; k++) {
+		if (!page_begin(pg))
+			continue;
+		/* Straight from the slab: to copy it aside first, as for small ones, costs half a microsecond. */
+		if (bpf_skb_store_bytes(skb, HDRS, pg->data, BB_SEG_LARGE, 0))
+			return -1;
+		if (!q->partial)
+			sum = payload_sum(pg->data, BB_SEG_LARGE);
+		if (page_whole(pg))
+			return (__s64)sum;
+	}
+	bb_count_one(BB_CNT_TORN);
+	return -1;
+}
+
 static long one_page(__u32 i, struct many *m)
 {
 	struct __sk_buff *skb = m->skb;
@@ -238,6 +258,7 @@ static long one_page(__u32 i, struct many *m)
 	struct request *q;
 	__u32 part, parts, k;
 	struct page pg;
+	__s64 whole = 0;
 
 	if (!s)
 		goto left;
@@ -246,7 +267,12 @@ static long one_page(__u32 i, struct many *m)
 	parts = q->small ? BB_PAGE_SIZE / BB_SEG_SMALL : 1;
 	if (page_find(q, q->offset + ((__u64)i << BB_PAGE_SHIFT), &pg))
 		goto left;
-	for (k = 0; k < TRIES; k++)
+	if (!q->small) {
+		whole = large_segment(skb, q, &pg);
+		if (whole < 0)
+			goto left;
+	}
+	for (k = 0; q->small && k < TRIES; k++)
 		if (page_begin(&pg) && !bpf_probe_read_kernel(aside, sizeof(*aside), pg.data) && page_whole(&pg))
 			break;
 	if (k == TRIES) {
@@ -255,18 +281,13 @@ static long one_page(__u32 i, struct many *m)
 	}
 	for (part = 0; part < BB_PAGE_SIZE / BB_SEG_SMALL && part < parts; part++) {
 		const __u8 *from = aside->byte + (part & 3) * BB_SEG_SMALL;
-		__u64 sum = 0;
+		__u64 sum = (__u64)whole;
 
 		if (q->small) {
 			if (bpf_skb_store_bytes(skb, HDRS, from, BB_SEG_SMALL, 0))
 				goto left;
 			if (!q->partial)
 				sum = payload_sum(from, BB_SEG_SMALL);
-		} else {
-			if (bpf_skb_store_bytes(skb, HDRS, aside, BB_SEG_LARGE, 0))
-				goto left;
-			if (!q->partial)
-				sum = payload_sum(aside->byte, BB_SEG_LARGE);
 		}
 		if (headers(skb, q, i * parts + part, q->pages * parts, sum))
 			goto left;
