@@ -54,6 +54,24 @@ was_paged() {
 	sed -n 3p <<<"$output" | jq -e '.fast.n > 0.8 * (.fast.n + .slow.n)' || fail "the hot set is out: $output"
 }
 
+wakes_soon() { (($(od -An -td4 -N4 /dev/cpu_dma_latency) <= 2)); }
+
+@test "idle CPUs are kept awake while faults come" {
+	[[ -c /dev/cpu_dma_latency ]] || skip "this kernel has no /dev/cpu_dma_latency"
+	rack_up 2
+	paged 16M "$BUILD/apps/bbtouch" --size 64M --pattern rand --seconds 8 >"$BATS_TEST_TMPDIR/out" 2>&1 &
+	PIDS+=($!)
+	eventually 8 wakes_soon
+	wait "${PIDS[0]}" || fail "$(<"$BATS_TEST_TMPDIR/out")"
+	# It may be another rack's: that it is withdrawn is for test_latency to see.
+	run bbrack run h1 -- "$BUILD/bbctl" doctor
+	expect_output "idle CPUs are kept awake"
+	bbrack down
+	rack_up 1 --bbd-args "--latency off"
+	run bbrack run h1 -- "$BUILD/bbctl" doctor
+	expect_output "bbd --latency off"
+}
+
 @test "faults that the kernel raises for the program" {
 	rack_up 2
 	mkdir "$BATS_TEST_TMPDIR/d"
