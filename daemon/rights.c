@@ -96,7 +96,7 @@ void bb_rights_start(const struct bb_rights_config *cfg)
 
 void bb_rights_thread(enum bb_role role)
 {
-	static const char *const name[] = { "main", "control", "pager", "server", "scrubber", "steer" };
+	static const char *const name[] = { "main", "control", "pager", "server", "scrubber", "steer", "rdma" };
 	static _Atomic bool warned;
 	int r;
 

@@ -9,6 +9,9 @@
  *	control	  none				allow-list
  *	mover	  none				a pager's
  *	scrubber  none				allow-list
+ *	rdma	  none				allow-list, with the home's calls and a verbs
+ *					device's ioctls; where there is one, server,
+ *					pager, mover and control may make these too
  *	steer	  CAP_BPF, CAP_PERFMON, and	allow-list, the only one with bpf
  *		  with xdp CAP_NET_RAW, CAP_IPC_LOCK
  *
@@ -40,6 +43,7 @@ enum bb_role {
 	BB_ROLE_SERVER,
 	BB_ROLE_SCRUBBER,
 	BB_ROLE_STEER,
+	BB_ROLE_RDMA,
 	BB_ROLE_MAX,
 };
 
@@ -51,6 +55,7 @@ struct bb_rights_config {
 	bool kernel;	/* maps of BPF programs are filled */
 	bool xdp;	/* and AF_XDP sockets made */
 	bool store;	/* slabs are files, made as they are needed */
+	bool rdma;	/* a NIC is driven through /dev/infiniband */
 	bool names;	/* of peers, to be looked up while it runs */
 };
 

@@ -69,7 +69,7 @@ int bb_hello_decode(struct bb_hello *out, const void *data, size_t len)
 		return -EPROTO;
 	if (len < BB_HELLO_BYTES)
 		return -EBADMSG;
-	out->flags = p[1] & (BB_HELLO_GOODBYE | BB_HELLO_WANTS_REPLY);
+	out->flags = p[1] & (BB_HELLO_GOODBYE | BB_HELLO_WANTS_REPLY | BB_HELLO_RDMA);
 	out->node = get16(p + 2);
 	out->boot = get32(p + 4);
 	out->port = get16(p + 8);

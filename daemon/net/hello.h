@@ -31,6 +31,7 @@
 
 #define BB_HELLO_GOODBYE 0x01	/* the speaker leaves now */
 #define BB_HELLO_WANTS_REPLY 0x02 /* answer with a HELLO at once */
+#define BB_HELLO_RDMA 0x04	/* its home takes RDMA connections */
 
 struct bb_hello {
 	uint8_t flags;

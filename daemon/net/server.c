@@ -255,6 +255,8 @@ int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_ho
 	s->serve.may_move = cfg->moves.may_move;
 	s->serve.moved = cfg->moves.moved;
 	s->serve.move_arg = cfg->moves.arg;
+	s->serve.close = cfg->close;
+	s->serve.close_arg = cfg->close_arg;
 	s->serve.send = send_answer;
 	s->serve.arg = s;
 	ret = -pthread_create(&s->thread, NULL, loop, s);
