@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* net_world.h's two hosts, with the RDMA device of rdma_mock.h between them. */
+/* net_world.h's two hosts, with an RDMA device between them: a real one, or rdma_mock.h's. */
 #ifndef BB_TEST_RDMA_WORLD_H
 #define BB_TEST_RDMA_WORLD_H
 
 #include "net_world.h"
 
-#include "rdma_mock_cm.h"
-
 #include "net/rdma.h"
 #include "net/rdma_wire.h"
 
 static struct bb_rdma_home *there;
+static const char *rdma_dev = "lo";
+static bool rdma_addresses;
 
 static void hear(uint8_t flags, uint32_t boot)
 {
@@ -26,23 +26,11 @@ static void hear(uint8_t flags, uint32_t boot)
 	assert_true(bb_peers_input(w.here, &src, 1, PORT, &hdr, b, sizeof(b)) >= 0);
 }
 
-/* Forgets what the mock was told to do, and counts anew. */
-static void mock_reset(void)
-{
-	pthread_mutex_lock(&mock.lock);
-	mock.calls = mock.fail_at = mock.wrs = mock.wr_at = 0;
-	mock.failed = NULL;
-	mock.hold = mock.no_windows = mock.no_device = mock.no_inline = false;
-	mock.doorbells = mock.reads = mock.writes = mock.sends = mock.binds = mock.signalled = 0;
-	mock.recv_fail_at = mock.recvs = mock.poll_fail_at = mock.polls = 0;
-	pthread_mutex_unlock(&mock.lock);
-}
-
 /* The home's side, and then the asker's. Return: whether there is a device. */
 static bool rdma_start(uint64_t lend)
 {
 	const struct bb_home_config hc = { .lend = lend };
-	const struct bb_rdma_config rc = { .dev = "lo", .node = ASKER };
+	const struct bb_rdma_config rc = { .dev = rdma_dev, .node = ASKER, .addresses = rdma_addresses };
 	struct bb_server_config sc = { .cpu = -1, .spin_us = 20 };
 	bool on;
 
@@ -65,10 +53,8 @@ static bool rdma_start(uint64_t lend)
 	return on;
 }
 
-static void rdma_stop(void)
+static void rdma_end(void)
 {
-	struct mock_packet *p, *next;
-
 	bb_net_free(w.net);
 	bb_server_stop(w.server, false);
 	bb_rdma_home_stop(there);
@@ -76,12 +62,6 @@ static void rdma_stop(void)
 	bb_peers_free(w.there);
 	bb_home_free(w.home);
 	bb_rdma_close(false);
-	DL_FOREACH_SAFE(mock.network, p, next) {
-		DL_DELETE(mock.network, p);
-		free(p->data);
-		free(p);
-	}
-	assert_int_equal(mock.live, 0);
 }
 
 static struct bb_net_stats stats(void)

@@ -2,8 +2,35 @@
 /* Pages by RDMA between two hosts, over a device in memory (rdma_mock.h). */
 #include "rdma_world.h"
 
+#include "rdma_mock_cm.h"
+
 #define EXTENT (2ULL << 20)
 #define LEND (256ULL << 20)
+
+/* Forgets what the mock was told to do, and counts anew. */
+static void mock_reset(void)
+{
+	pthread_mutex_lock(&mock.lock);
+	mock.calls = mock.fail_at = mock.wrs = mock.wr_at = 0;
+	mock.failed = NULL;
+	mock.hold = mock.no_windows = mock.no_device = mock.no_inline = false;
+	mock.doorbells = mock.reads = mock.writes = mock.sends = mock.binds = mock.signalled = 0;
+	mock.recv_fail_at = mock.recvs = mock.poll_fail_at = mock.polls = 0;
+	pthread_mutex_unlock(&mock.lock);
+}
+
+static void rdma_stop(void)
+{
+	struct mock_packet *p, *next;
+
+	rdma_end();
+	DL_FOREACH_SAFE(mock.network, p, next) {
+		DL_DELETE(mock.network, p);
+		free(p->data);
+		free(p);
+	}
+	assert_int_equal(mock.live, 0);
+}
 
 /* An extent to which READs go by RDMA. */
 static uint64_t begin(void)
