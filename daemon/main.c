@@ -25,6 +25,7 @@
 #include "home/home.h"
 #include "home/slab.h"
 #include "log.h"
+#include "low.h"
 #include "net/rdma.h"
 #include "net/xsk.h"
 #include "options.h"
@@ -294,7 +295,7 @@ static int start_steer(struct bb_control *c, const struct bb_peers_config *pc)
 	return r;
 }
 
-/* Return: 0, or -errno where pages must travel by RDMA and cannot. */
+/* Return: 0, or -errno where pages must travel by RDMA and cannot. After limit_rights(). */
 static int open_rdma(const struct bb_config *cfg)
 {
 	const struct bb_rdma_config rc = { .dev = cfg->dev, .tenant = cfg->tenant, .node = cfg->node, .addresses = cfg->routes };
@@ -304,14 +305,19 @@ static int open_rdma(const struct bb_config *cfg)
 		bb_rdma_off(cfg->embedded ? "embedded" : "--transport udp");
 		return 0;
 	}
-	r = bb_rdma_open(&rc);
-	if (r && cfg->must_rdma) {
-		bb_error("--transport rdma: %s", bb_rdma_why());
-		return r;
-	}
+	r = bb_low_start();
 	if (!r)
+		r = bb_rdma_open(&rc);
+	if (!r) {
+		bb_rights_rdma();
 		bb_info("rdma: %s at %s", bb_rdma_why(), cfg->dev);
-	return 0;
+		return 0;
+	}
+	bb_low_stop();
+	if (!cfg->must_rdma)
+		return 0;
+	bb_error("--transport rdma: %s", bb_rdma_why());
+	return r;
 }
 
 /* Lent memory is served by UDP whatever becomes of it. */
@@ -335,7 +341,6 @@ static void limit_rights(const struct bb_config *cfg)
 		.low_port = !cfg->embedded && cfg->port < 1024,
 		.kernel = steers(cfg),
 		.xdp = steers(cfg) && cfg->xdp,
-		.rdma = bb_rdma_on(),
 		.store = cfg->store,
 	};
 
@@ -387,9 +392,9 @@ int main(int argc, char **argv)
 		goto out;
 	if (!bb_keep_ms(c.keep))
 		signal(SIGUSR2, SIG_IGN); /* nothing would be left to go on with */
+	limit_rights(&cfg);
 	if (open_rdma(&cfg) < 0)
 		goto out;
-	limit_rights(&cfg);
 
 	pc.node = cfg.node;
 	pc.tenant = cfg.tenant;
@@ -469,6 +474,7 @@ int main(int argc, char **argv)
 		}
 	}
 	r = start_pagers(&c, &cfg);
+	bb_low_stop(); /* all that drive a NIC are there */
 	if (r == 0)
 		r = run_control(&c, listener, &blocked);
 	pthread_sigmask(SIG_UNBLOCK, &blocked, NULL);
@@ -477,6 +483,7 @@ int main(int argc, char **argv)
 	status = 0;
 	leave = leaves(&c, stop);
 out:
+	bb_low_stop();
 	if (is_same(cfg.socket, &own))
 		unlink(cfg.socket);
 	close(listener);

@@ -71,6 +71,14 @@ void bb_net_free(struct bb_net *n)
 	free(n);
 }
 
+void bb_net_enter(void *arg)
+{
+	struct bb_net *n = arg;
+
+	if (n->udp && n->udp->enter)
+		n->udp->enter(n->udp);
+}
+
 int bb_net_loop(struct bb_net *n, const struct bb_loop_config *cfg)
 {
 	struct bb_transport *local, *udp;

@@ -96,6 +96,7 @@ struct bb_transport {
 	int (*poll)(struct bb_transport *t);	/* Return: replies handled */
 	int (*fd)(struct bb_transport *t);	/* readable when poll has work; -1: none */
 	uint64_t (*next)(struct bb_transport *t); /* ns time of the next timer, ~0: none */
+	void (*enter)(struct bb_transport *t);	/* see bb_net_enter(); may be NULL */
 	void (*free)(struct bb_transport *t);
 };
 
@@ -107,6 +108,8 @@ struct bb_net;
  * Return: 0 or -errno.
  */
 int bb_net_new(struct bb_net **out, struct bb_peers *peers, struct bb_home *home, unsigned int index);
+/* By the thread that will use it, with its rights, before its system calls are filtered: opens what they may not. */
+void bb_net_enter(void *net);
 void bb_net_free(struct bb_net *net);	/* ends every open request with TIMEOUT */
 
 /* Errors come by ->done, never by return. */

@@ -3,7 +3,6 @@
 #include "net/rdma_impl.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -13,6 +12,7 @@
 #include "log.h"
 
 #define EVENTS_NS 1000000ULL
+#define PAGERS 64
 
 static struct bb_rdma *rdma_of(struct bb_transport *t)
 {
@@ -453,11 +453,9 @@ static void rdma_free(struct bb_transport *t)
 	free(x);
 }
 
-static int watch(struct bb_rdma *x, int fd)
+static void enter(struct bb_transport *t)
 {
-	struct epoll_event ev = { .events = EPOLLIN };
-
-	return fd >= 0 && epoll_ctl(x->epoll, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
+	bb_rdma_channel(rdma_of(t));
 }
 
 int bb_rdma_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_peers *peers, struct bb_transport *inner,
@@ -466,14 +464,15 @@ int bb_rdma_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_p
 	struct bb_rdma *x;
 
 	*out = inner;
-	if (!bb_rdma_dev())
+	/* The mover asks for what others own, into which it gets no window. */
+	if (!bb_rdma_dev() || index >= PAGERS)
 		return 0;
 	x = calloc(1, sizeof(*x));
 	if (!x)
 		return -ENOMEM;
 	x->t = (struct bb_transport){
 		.name = "rdma", .submit = submit, .flush = flush, .poll = poll_rdma, .fd = fd_of, .next = next_timer,
-		.free = rdma_free,
+		.enter = enter, .free = rdma_free,
 	};
 	x->sh = sh;
 	x->table = peers;
@@ -483,12 +482,8 @@ int bb_rdma_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_p
 	x->pager = index;
 	x->due = ~0ULL;
 	x->epoll = epoll_create1(EPOLL_CLOEXEC);
-	x->cm = rdma_create_event_channel(); /* opens a file: the pager may not */
-	if (x->epoll < 0 || !x->cm || fcntl(x->cm->fd, F_SETFL, fcntl(x->cm->fd, F_GETFL) | O_NONBLOCK) ||
-	    watch(x, x->cm->fd) || watch(x, inner->fd(inner))) {
+	if (x->epoll < 0 || bb_rdma_watch(x, inner->fd(inner))) {
 		bb_warn_once("rdma: pages are asked for by UDP alone (%m)");
-		if (x->cm)
-			rdma_destroy_event_channel(x->cm);
 		if (x->epoll >= 0)
 			close(x->epoll);
 		free(x);

@@ -34,11 +34,37 @@ static void set_state(const struct bb_rdma_link *l, enum bb_rdma_state s)
 
 /* --- what all connections share --------------------------------------------------- */
 
+int bb_rdma_watch(struct bb_rdma *x, int fd)
+{
+	struct epoll_event ev = { .events = EPOLLIN };
+
+	return epoll_ctl(x->epoll, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
+}
+
+static int unblock(int fd)
+{
+	return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) ? -errno : 0;
+}
+
+int bb_rdma_channel(struct bb_rdma *x)
+{
+	if (x->cm)
+		return 0;
+	x->cm = rdma_create_event_channel();
+	if (!x->cm)
+		return -errno;
+	if (unblock(x->cm->fd) || bb_rdma_watch(x, x->cm->fd)) {
+		rdma_destroy_event_channel(x->cm);
+		x->cm = NULL;
+		return -errno;
+	}
+	return 0;
+}
+
 /* All or nothing. Return: 0 or -errno. */
 static int make_means(struct bb_rdma *x)
 {
 	struct ibv_srq_init_attr a = { .attr = { .max_wr = BB_RDMA_SLOTS, .max_sge = 1 } };
-	struct epoll_event ev = { .events = EPOLLIN };
 	int cqes = 2 * BB_RDMA_WRS;
 
 	if (cqes > x->dev->attr.max_cqe)
@@ -56,8 +82,7 @@ static int make_means(struct bb_rdma *x)
 	if (!x->mr)
 		return -errno;
 	x->channel = ibv_create_comp_channel(x->dev->verbs);
-	if (!x->channel || fcntl(x->channel->fd, F_SETFL, fcntl(x->channel->fd, F_GETFL) | O_NONBLOCK) ||
-	    epoll_ctl(x->epoll, EPOLL_CTL_ADD, x->channel->fd, &ev))
+	if (!x->channel || unblock(x->channel->fd) || bb_rdma_watch(x, x->channel->fd))
 		return -errno;
 	x->cq = ibv_create_cq(x->dev->verbs, cqes, NULL, x->channel, 0);
 	if (!x->cq)
@@ -300,9 +325,9 @@ static void connect_to(struct bb_rdma_link *l)
 
 	step(l, BB_RDMA_ADDR);
 	set_state(l, BB_RDMA_CONNECTING);
-	if (means(l->x) || rdma_create_id(l->x->cm, &l->id, l, RDMA_PS_TCP)) {
+	if (bb_rdma_channel(l->x) || means(l->x) || rdma_create_id(l->x->cm, &l->id, l, RDMA_PS_TCP)) {
 		l->id = NULL;
-		bb_rdma_break(l, BB_RDMA_NO_MEANS, NULL);
+		bb_rdma_break(l, BB_RDMA_NO_MEANS, strerrordesc_np(errno));
 		return;
 	}
 	l->open = (struct bb_rdma_open){ .pager = (uint8_t)l->x->pager, .tenant = cfg->tenant, .node = cfg->node,
@@ -470,7 +495,7 @@ void bb_rdma_events(struct bb_rdma *x)
 	uint8_t data[64];
 	size_t len = 0;
 
-	while (!rdma_get_cm_event(x->cm, &e)) {
+	while (x->cm && !rdma_get_cm_event(x->cm, &e)) {
 		copy = *e;
 		if (copy.event == RDMA_CM_EVENT_ESTABLISHED || copy.event == RDMA_CM_EVENT_REJECTED) {
 			len = e->param.conn.private_data ? e->param.conn.private_data_len : 0;

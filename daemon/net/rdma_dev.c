@@ -20,6 +20,7 @@
 #include <time.h>
 
 #include "log.h"
+#include "low.h"
 
 #define GIDS 1024
 #define GID_TRIES 200 /* of 10 ms: the kernel enters an address a moment later */
@@ -113,6 +114,11 @@ static uint32_t port_of(struct ibv_context *c, uint32_t ifindex, const struct in
 	return 0;
 }
 
+static void open_devices(void *n)
+{
+	devices = rdma_get_devices(n);
+}
+
 static int find(const struct bb_rdma_config *cfg, struct ibv_gid_entry *gids)
 {
 	struct ibv_device **list;
@@ -123,7 +129,7 @@ static int find(const struct bb_rdma_config *cfg, struct ibv_gid_entry *gids)
 	if (list)
 		ibv_free_device_list(list);
 	if (n)
-		devices = rdma_get_devices(&n);
+		bb_low_call(open_devices, &n);
 	if (!devices || !n)
 		return missing(-ENODEV, "this machine has no RDMA device that user space may open");
 	device.ifindex = if_nametoindex(cfg->dev);

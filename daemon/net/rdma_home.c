@@ -39,6 +39,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "low.h"
 #include "net/peers.h"
 #include "rights.h"
 
@@ -213,6 +214,48 @@ static int completions(struct bb_rdma_home *h)
 	return n;
 }
 
+/* --- what it is made of -----------------------------------------------------------------------*/
+
+static int unblock(int fd)
+{
+	return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) ? -errno : 0;
+}
+
+static int fail(const char *what)
+{
+	const int e = errno ? errno : EIO;
+
+	bb_warn("rdma: %s cannot be had (%s)%s: lent memory is served by UDP alone", what, strerrordesc_np(e),
+		e == ENOMEM ? "; raise the limit of locked memory (ulimit -l, LimitMEMLOCK= of the service)" : "");
+	return -e;
+}
+
+static int listen_to_all(struct bb_rdma_home *h)
+{
+	const struct bb_peers_config *cfg = bb_peers_config(h->peers);
+	struct sockaddr_in6 a = bb_rdma_address(cfg->tenant, cfg->node, cfg->port);
+
+	h->cm = rdma_create_event_channel();
+	if (!h->cm || unblock(h->cm->fd))
+		return fail("rdma_cm's event channel");
+	if (rdma_create_id(h->cm, &h->listener, NULL, RDMA_PS_TCP)) {
+		h->listener = NULL;
+		return fail("an identifier of rdma_cm");
+	}
+	if (rdma_bind_addr(h->listener, (struct sockaddr *)&a))
+		return fail("the node's address on the device");
+	return rdma_listen(h->listener, BB_RDMA_LINKS) ? fail("a listener") : 0;
+}
+
+/* rdma_cm's files are for the credentials alone that opened them. */
+static void listen_first(void *arg)
+{
+	struct bb_rdma_home *h = arg;
+
+	h->listening = listen_to_all(h);
+	sem_post(&h->started);
+}
+
 /* --- the thread ----------------------------------------------------------------------------- */
 
 static void policy(struct bb_rdma_home *h)
@@ -230,14 +273,17 @@ static void policy(struct bb_rdma_home *h)
 static void *loop(void *arg)
 {
 	struct bb_rdma_home *h = arg;
-	struct pollfd fds[3] = { { .fd = h->cm->fd, .events = POLLIN }, { .fd = h->channel->fd, .events = POLLIN },
+	struct pollfd fds[3] = { { .fd = -1, .events = POLLIN }, { .fd = h->channel->fd, .events = POLLIN },
 				 { .fd = h->wake, .events = POLLIN } };
 	struct ibv_cq *cq;
 	uint64_t count;
 	void *context;
 
 	prctl(PR_SET_NAME, "bbd-rdma");
-	bb_rights_thread(BB_ROLE_RDMA);
+	bb_rights_thread_with(BB_ROLE_RDMA, listen_first, h);
+	if (h->listening)
+		return NULL;
+	fds[0].fd = h->cm->fd;
 	while (!atomic_load(&h->stop)) {
 		bb_rdma_hlinks_events(h);
 		if (!ibv_get_cq_event(h->channel, &cq, &context))
@@ -284,22 +330,9 @@ static void home_free(struct bb_rdma_home *h)
 		HASH_DEL(h->numbers, n);
 		free(n);
 	}
+	sem_destroy(&h->started);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
-}
-
-static int unblock(int fd)
-{
-	return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) ? -errno : 0;
-}
-
-static int fail(const char *what)
-{
-	const int e = errno ? errno : EIO;
-
-	bb_warn("rdma: %s cannot be had (%s)%s: lent memory is served by UDP alone", what, strerrordesc_np(e),
-		e == ENOMEM ? "; raise the limit of locked memory (ulimit -l, LimitMEMLOCK= of the service)" : "");
-	return -e;
 }
 
 static int make_queues(struct bb_rdma_home *h)
@@ -334,23 +367,6 @@ static int make_queues(struct bb_rdma_home *h)
 	return 0;
 }
 
-static int listen_to_all(struct bb_rdma_home *h)
-{
-	const struct bb_peers_config *cfg = bb_peers_config(h->peers);
-	struct sockaddr_in6 a = bb_rdma_address(cfg->tenant, cfg->node, cfg->port);
-
-	h->cm = rdma_create_event_channel();
-	if (!h->cm || unblock(h->cm->fd))
-		return fail("rdma_cm's event channel");
-	if (rdma_create_id(h->cm, &h->listener, NULL, RDMA_PS_TCP)) {
-		h->listener = NULL;
-		return fail("an identifier of rdma_cm");
-	}
-	if (rdma_bind_addr(h->listener, (struct sockaddr *)&a))
-		return fail("the node's address on the device");
-	return rdma_listen(h->listener, BB_RDMA_LINKS) ? fail("a listener") : 0;
-}
-
 int bb_rdma_home_start(struct bb_rdma_home **out, struct bb_peers *peers, struct bb_home *home, const struct bb_policy *policies)
 {
 	struct bb_rdma_home *h;
@@ -368,15 +384,21 @@ int bb_rdma_home_start(struct bb_rdma_home **out, struct bb_peers *peers, struct
 	h->policy = policies;
 	pthread_mutex_init(&h->lock, NULL);
 	h->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	sem_init(&h->started, 0, 0);
 	ret = h->wake < 0 ? fail("an eventfd") : make_queues(h);
-	if (!ret)
-		ret = listen_to_all(h);
 	if (ret)
 		goto err;
 	bb_home_windows(home, &(struct bb_home_windows){ .shut = bb_rdma_windows_shut, .arg = h });
-	ret = -pthread_create(&h->thread, NULL, loop, h);
+	ret = -bb_low_thread(&h->thread, loop, h);
 	if (ret)
 		goto err;
+	while (sem_wait(&h->started) && errno == EINTR)
+		;
+	if (h->listening) {
+		pthread_join(h->thread, NULL);
+		ret = h->listening;
+		goto err;
+	}
 	bb_peers_rdma(peers, true);
 	*out = h;
 	return 0;

@@ -10,6 +10,7 @@
 #include "net/rdma_dev.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <uthash.h>
 #include <utlist.h>
@@ -80,6 +81,8 @@ struct bb_rdma_home {
 	pthread_t thread;
 	int wake;
 	atomic_bool stop;
+	sem_t started;
+	int listening;		/* 0 or -errno, then */
 
 	struct rdma_event_channel *cm;
 	struct rdma_cm_id *listener;

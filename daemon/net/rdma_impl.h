@@ -200,6 +200,9 @@ void bb_rdma_break(struct bb_rdma_link *l, enum bb_rdma_state why, const char *d
 void bb_rdma_events(struct bb_rdma *x);
 /* Steps that take too long, CLOSE that is due. */
 void bb_rdma_conn_timers(struct bb_rdma_link *l);
+/* The thread's own way to rdma_cm, if it is not there yet. Return: 0 or -errno. */
+int bb_rdma_channel(struct bb_rdma *x);
+int bb_rdma_watch(struct bb_rdma *x, int fd);
 void bb_rdma_fini(struct bb_rdma *x);
 
 /* --- rdma_post.c -------------------------------------------------------------------- */
