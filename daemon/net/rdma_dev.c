@@ -116,7 +116,13 @@ static uint32_t port_of(struct ibv_context *c, uint32_t ifindex, const struct in
 
 static void open_devices(void *n)
 {
+	const struct rdma_addrinfo hints = { .ai_flags = RAI_NUMERICHOST, .ai_family = AF_INET6, .ai_port_space = RDMA_PS_TCP };
+	struct rdma_addrinfo *none;
+
 	devices = rdma_get_devices(n);
+	/* For this alone: librdmacm looks once for the service that InfiniBand has (ibacm), and a pager may not. */
+	if (devices && !rdma_getaddrinfo("::1", NULL, &hints, &none))
+		rdma_freeaddrinfo(none);
 }
 
 static int find(const struct bb_rdma_config *cfg, struct ibv_gid_entry *gids)

@@ -39,6 +39,15 @@ void rdma_free_devices(struct ibv_context **list)
 {
 }
 
+int rdma_getaddrinfo(const char *node, const char *service, const struct rdma_addrinfo *hints, struct rdma_addrinfo **out)
+{
+	return -1;
+}
+
+void rdma_freeaddrinfo(struct rdma_addrinfo *a)
+{
+}
+
 /* Both nodes' addresses are at interface 1. */
 ssize_t _ibv_query_gid_table(struct ibv_context *c, struct ibv_gid_entry *e, size_t max, uint32_t flags, size_t size)
 {
