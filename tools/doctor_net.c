@@ -230,6 +230,25 @@ static void routes(struct doctor *d)
 
 /* --- how pages travel ------------------------------------------------------- */
 
+/* Such a device has a parent. Linux up to 6.12 at least does not survive a packet to one whose address is gone. */
+static void soft_roce(struct doctor *d, const char *device)
+{
+	const char *dev = str(d->facts, "dev");
+	char path[128];
+	long keep;
+
+	snprintf(path, sizeof(path), "/sys/class/infiniband/%.*s/parent", (int)strcspn(device, " "), device);
+	if (access(path, F_OK))
+		return;
+	snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down", dev);
+	if (!read_number(path, &keep) || keep > 0)
+		return;
+	check(d, CHECK_WARN, "transport",
+	      "%s is soft-RoCE: if %s loses its address, as when it goes down, a packet that comes then may crash the kernel", device,
+	      dev);
+	mend(d, "sysctl -w net/ipv6/conf/%s/keep_addr_on_down=1", dev);
+}
+
 static void transport(struct doctor *d)
 {
 	const json_t *r = json_object_get(d->facts, "rdma");
@@ -243,6 +262,7 @@ static void transport(struct doctor *d)
 		return;
 	}
 	check(d, CHECK_OK, "transport", "RDMA: %s", str(r, "device"));
+	soft_roce(d, str(r, "device"));
 	if (num(d->facts, "lent") && !flag(r, "home")) {
 		check(d, CHECK_WARN, "transport", "memory that this host lends is served by UDP alone: bbd's log says why");
 		mend(d, "systemctl restart bbd, and look: journalctl -u bbd");

@@ -35,6 +35,8 @@ struct bb_rdma_config {
 int bb_rdma_open(const struct bb_rdma_config *cfg);
 /* leave: another bbd goes on, the address stays. */
 void bb_rdma_close(bool leave);
+/* Sets the address again if somebody, or a link that went down, took it away. Now and then; with CAP_NET_ADMIN. */
+void bb_rdma_keep_address(void);
 bool bb_rdma_on(void);
 /* "rxe0 port 1", or why there is none. */
 const char *bb_rdma_why(void);

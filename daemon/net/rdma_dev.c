@@ -221,6 +221,12 @@ int bb_rdma_open(const struct bb_rdma_config *cfg)
 	return 0;
 }
 
+void bb_rdma_keep_address(void)
+{
+	if (on && address_ours && !bb_rdma_addr_set(device.ifindex, &address))
+		bb_info("rdma: the address of this node was gone from its interface, and is set again");
+}
+
 void bb_rdma_close(bool leave)
 {
 	on = false;

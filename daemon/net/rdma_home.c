@@ -111,10 +111,11 @@ static uint8_t create(struct bb_rdma_home *h, struct bb_rdma_hlink *l, const str
 }
 
 /* Posts the answer, behind what it depends on. Return: false where the link is none any more. */
-static bool answer(struct bb_rdma_home *h, struct bb_rdma_hlink *l, const struct bb_rdma_msg *a, struct ibv_send_wr *bind)
+static bool answer(struct bb_rdma_home *h, struct bb_rdma_hlink *l, const struct bb_rdma_msg *a, const struct ibv_send_wr *bind)
 {
 	struct ibv_sge sge = { .lkey = h->buffers_mr->lkey };
 	struct ibv_send_wr send = { .sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_SEND, .send_flags = IBV_SEND_SIGNALED }, *bad;
+	struct ibv_send_wr first = *bind;
 	unsigned int slot;
 	uint8_t *buffer;
 	bool ok = false;
@@ -129,10 +130,9 @@ static bool answer(struct bb_rdma_home *h, struct bb_rdma_hlink *l, const struct
 	send.wr_id = (uint64_t)l->serial << 8 | slot;
 	if (sge.length <= l->inlined)
 		send.send_flags |= IBV_SEND_INLINE;
-	if (bind->opcode == IBV_WR_BIND_MW)
-		bind->next = &send;
+	first.next = &send;
 	l->sends |= 1u << slot;
-	ok = !ibv_post_send(l->id->qp, bind->opcode == IBV_WR_BIND_MW ? bind : &send, &bad);
+	ok = !ibv_post_send(l->id->qp, first.opcode == IBV_WR_BIND_MW ? &first : &send, &bad);
 	if (!ok)
 		bb_rdma_hlink_end(h, l);
 out:
@@ -167,9 +167,10 @@ static struct bb_rdma_hlink *by_qp(struct bb_rdma_home *h, uint32_t qpn)
 {
 	struct bb_rdma_hlink *l;
 
-	DL_FOREACH(h->links, l)
+	DL_FOREACH(h->links, l) {
 		if (!l->ended && l->id->qp && l->id->qp->qp_num == qpn)
 			return l;
+	}
 	return NULL;
 }
 
@@ -181,9 +182,10 @@ static void on_completion(struct bb_rdma_home *h, const struct ibv_wc *wc)
 
 	if (!(wc->wr_id & RECV_BIT)) { /* an answer is out; a bind is seen only where it failed */
 		pthread_mutex_lock(&h->lock);
-		DL_FOREACH(h->links, l)
+		DL_FOREACH(h->links, l) {
 			if (l->serial == (uint32_t)(wc->wr_id >> 8))
 				found = l;
+		}
 		if (found && ok)
 			found->sends &= ~(1u << (wc->wr_id & 0xff));
 		else if (found)
@@ -265,8 +267,9 @@ static void policy(struct bb_rdma_home *h)
 	if (windows_allowed(h))
 		return;
 	pthread_mutex_lock(&h->lock);
-	DL_FOREACH(h->links, l)
+	DL_FOREACH(h->links, l) {
 		bb_rdma_hlink_end(h, l);
+	}
 	pthread_mutex_unlock(&h->lock);
 }
 

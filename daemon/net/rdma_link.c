@@ -196,11 +196,12 @@ static bool make_room(struct bb_rdma_home *h)
 
 	if (h->nlinks < BB_RDMA_LINKS && ~h->places)
 		return true;
-	DL_FOREACH(h->links, l)
-		if (l->ended) {
-			l->forgotten = true;
-			return true;
-		}
+	DL_FOREACH(h->links, l) {
+		if (!l->ended)
+			continue;
+		l->forgotten = true;
+		return true;
+	}
 	return false;
 }
 

@@ -168,12 +168,13 @@ static bool shut_all(struct bb_rdma_home *h)
 	struct bb_rdma_opening *o, *next;
 	bool ok = true;
 
-	for (unsigned int i = 0; i < BB_RDMA_BUCKETS; i++)
+	for (unsigned int i = 0; i < BB_RDMA_BUCKETS; i++) {
 		DL_FOREACH_SAFE2(h->bucket[i], o, next, bnext) {
 			ok &= !(o->mw ? ibv_dealloc_mw(o->mw) : ibv_dereg_mr(o->mr));
 			DL_DELETE2(h->bucket[i], o, bprev, bnext);
 			free(o);
 		}
+	}
 	return ok;
 }
 
@@ -243,9 +244,10 @@ uint8_t bb_rdma_window_open(struct bb_rdma_home *h, struct bb_rdma_hlink *l, str
 		return BB_ST_OK;
 	/* It was taken away meanwhile. Is the window ours to close still? */
 	pthread_mutex_lock(&h->lock);
-	DL_FOREACH(l->openings, again)
+	DL_FOREACH(l->openings, again) {
 		if (again == o)
 			break;
+	}
 	if (again) {
 		unlist(h, o);
 		destroy(h, o);

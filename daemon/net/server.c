@@ -35,6 +35,7 @@
 #include "log.h"
 #include "net/inject.h"
 #include "net/peers.h"
+#include "net/rdma.h"
 #include "net/serve.h"
 #include "rights.h"
 
@@ -133,6 +134,7 @@ static uint64_t tick(struct bb_server *s, uint64_t now)
 		bb_home_stats(s->home, &st);
 	bb_peers_own(s->peers, st.lent, st.lent > st.used ? st.lent - st.used : 0);
 	s->serve.hello_due = false;
+	bb_rdma_keep_address();
 	if (s->cfg.moves.tick)
 		s->cfg.moves.tick(s->cfg.moves.arg);
 	return bb_peers_tick(s->peers, s->fd, now);
