@@ -347,8 +347,9 @@ void bb_rdma_consider(struct bb_rdma_link *l)
 	l->look_at = x->now + LOOK_NS;
 	if (!bb_peers_get(x->table, l->node, &p))
 		return;
-	if (l->step != BB_RDMA_DOWN && (!p.alive || p.boot != l->boot)) {
-		bb_rdma_break(l, BB_RDMA_HUNG_UP, p.alive ? "it has restarted" : "no HELLO comes from it");
+	/* One that says no HELLO may be stopped: its memory is served all the same. */
+	if (l->step != BB_RDMA_DOWN && p.boot != l->boot) {
+		bb_rdma_break(l, BB_RDMA_HUNG_UP, "it has restarted");
 		return;
 	}
 	if (l->step != BB_RDMA_DOWN || l->closing || x->now < l->until || x->sh->closing)

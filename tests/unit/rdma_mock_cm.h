@@ -99,12 +99,6 @@ struct rdma_event_channel *rdma_create_event_channel(void)
 	return &c->c;
 }
 
-void rdma_destroy_event_channel(struct rdma_event_channel *c)
-{
-	close(c->fd);
-	destroy(c);
-}
-
 /* Lock held. */
 static void say_event(struct mock_id *i, enum rdma_cm_event_type what, int status, const struct rdma_conn_param *p)
 {
@@ -181,6 +175,29 @@ static void hang_up(struct mock_id *i)
 		say_event(i->peer, RDMA_CM_EVENT_REJECTED, 28, NULL);
 	i->peer->peer = NULL;
 	i->peer = NULL;
+}
+
+/* Requests that nobody has looked at go with it. */
+void rdma_destroy_event_channel(struct rdma_event_channel *ch)
+{
+	struct mock_cm *c = (struct mock_cm *)ch;
+	struct mock_event *e, *enext;
+	struct mock_id *i, *inext;
+
+	pthread_mutex_lock(&mock.lock);
+	DL_FOREACH_SAFE(mock.ids, i, inext)
+		if (i->id.channel == ch) {
+			hang_up(i);
+			DL_DELETE(mock.ids, i);
+			destroy(i);
+		}
+	DL_FOREACH_SAFE(c->events, e, enext) {
+		DL_DELETE(c->events, e);
+		destroy(e);
+	}
+	pthread_mutex_unlock(&mock.lock);
+	close(ch->fd);
+	destroy(c);
 }
 
 int rdma_destroy_id(struct rdma_cm_id *id)

@@ -11,6 +11,7 @@
 static struct bb_rdma_home *there;
 static const char *rdma_dev = "lo";
 static bool rdma_addresses;
+static const struct bb_policy *rdma_policy; /* the home's */
 
 static void hear(uint8_t flags, uint32_t boot)
 {
@@ -44,7 +45,7 @@ static bool rdma_start(uint64_t lend)
 	w.here = world_peers(ASKER, 0xa11ce, 0, &w.key);
 	on = !bb_rdma_open(&rc);
 	if (on)
-		bb_rdma_home_start(&there, w.there, w.home, NULL);
+		bb_rdma_home_start(&there, w.there, w.home, rdma_policy);
 	sc.close = there ? bb_rdma_home_close : NULL;
 	sc.close_arg = there;
 	assert_int_equal(bb_server_start(&w.server, w.there, w.home, &sc), 0);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Pages by RDMA between two hosts, over a device in memory (rdma_mock.h). */
+#include <bluebridge/steer.h> /* before net_world.h, which has a w */
+
 #include "rdma_world.h"
 
 #include "rdma_mock_cm.h"
@@ -341,6 +343,14 @@ static void job(void)
 	}
 	for (unsigned int k = 0; k < 6; k++)
 		expect_home(x[k % 3] + k * 4096, 10 + k);
+	/* Whether or not the answer to a CREATE is heard, nothing is left behind. */
+	for (int i = 0; i < 3; i++) {
+		uint64_t more = create_one(w.net);
+
+		put_page(more, 99);
+		expect_page(more, 99);
+		assert_int_equal(delete_one(more), BB_ST_OK);
+	}
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(delete_one(x[i]), BB_ST_OK);
 	assert_int_equal(home_stats().windows, 0);
@@ -407,6 +417,91 @@ static void odd_failures(void **state)
 	}
 }
 
+/* Waits for rdma_cm's answer to a connection request with these bytes. Return: the reason, 0: none was given. */
+static int refused(const void *data, uint8_t len)
+{
+	struct rdma_event_channel *ch = rdma_create_event_channel();
+	struct rdma_conn_param p = { .private_data = data, .private_data_len = len };
+	struct sockaddr_in6 to = { .sin6_family = AF_INET6, .sin6_port = htons(PORT) };
+	const struct bb_gptr g = { .node = HOME };
+	struct rdma_cm_event *e;
+	struct rdma_cm_id *id;
+	int reason = 0;
+
+	bb_gptr_encode(&g, &to.sin6_addr);
+	assert_int_equal(rdma_create_id(ch, &id, NULL, RDMA_PS_TCP), 0);
+	memcpy(&((struct mock_id *)id)->dst, &to, sizeof(to));
+	assert_int_equal(rdma_connect(id, &p), 0);
+	while (rdma_get_cm_event(ch, &e)) /* blocks: it always comes, or the test is stopped */
+		;
+	assert_int_equal(e->event, RDMA_CM_EVENT_REJECTED);
+	if (e->param.conn.private_data)
+		reason = ((const uint8_t *)e->param.conn.private_data)[1];
+	rdma_ack_cm_event(e);
+	rdma_destroy_id(id);
+	rdma_destroy_event_channel(ch);
+	return reason;
+}
+
+/* A forged, foreign, replayed or old request opens nothing, and harms nothing. */
+static void who_may_connect(void **state)
+{
+	const struct bb_rdma_open good = { .pager = 0, .node = ASKER, .home = HOME, .boot = 0xa11ce, .home_boot = BOOT, .number = 5 };
+	uint64_t x = begin();
+	uint8_t b[56] = { 0 };
+	struct bb_rdma_open o;
+	struct bb_key key = w.key;
+
+	bb_rdma_open_encode(&w.key, &good, b);
+	assert_int_equal(refused(b, sizeof(b)), BB_RDMA_REJ_NUMBER); /* below that of the connection that is there */
+	o = good;
+	o.number = ~0ULL;
+	o.home_boot++;
+	bb_rdma_open_encode(&w.key, &o, b);
+	assert_int_equal(refused(b, sizeof(b)), BB_RDMA_REJ_BOOT);
+	o = good;
+	o.number = ~0ULL;
+	memset(key.raw, 1, sizeof(key.raw));
+	assert_int_equal(bb_key_derive(&key), 0);
+	bb_rdma_open_encode(&key, &o, b);
+	assert_int_equal(refused(b, sizeof(b)), 0);
+	o.tenant = 1;
+	bb_rdma_open_encode(&w.key, &o, b);
+	assert_int_equal(refused(b, sizeof(b)), 0);
+	o = good;
+	o.home = 9;
+	bb_rdma_open_encode(&w.key, &o, b);
+	assert_int_equal(refused(b, sizeof(b)), 0);
+	b[0] = 2;
+	assert_int_equal(refused(b, sizeof(b)), BB_RDMA_REJ_VERSION);
+	assert_int_equal(refused(b, 0), 0);
+	assert_int_equal(home_stats().rejected, 7);
+	expect_page(x, 1);
+	assert_int_equal(stats().rdma_breaks, 0);
+	rdma_stop();
+}
+
+/* What the operator forbids goes by no way: the connection ends, and UDP says no. */
+static void policies(void **state)
+{
+	static struct bb_policy pol[BB_POLICY_ENTRIES];
+	uint64_t x;
+
+	rdma_policy = pol;
+	x = begin();
+	__atomic_store_n(&pol[BB_CMD_WRITE].action, BB_ACT_REFUSE, __ATOMIC_RELAXED);
+	for (int i = 0; i < 5000 && home_stats().links; i++)
+		usleep(1000);
+	assert_int_equal(home_stats().links, 0);
+	assert_int_equal(home_stats().windows, 0);
+	expect_page(x, 1); /* only WRITE is refused */
+	__atomic_store_n(&pol[BB_CMD_WRITE].action, BB_ACT_FORWARD, __ATOMIC_RELAXED);
+	rdma_policy = NULL;
+	put_page(x, 2);
+	expect_home(x, 2);
+	rdma_stop();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -421,6 +516,8 @@ int main(void)
 		cmocka_unit_test(lesser_devices),
 		cmocka_unit_test(the_peer_restarts),
 		cmocka_unit_test(no_device),
+		cmocka_unit_test(who_may_connect),
+		cmocka_unit_test(policies),
 		cmocka_unit_test(every_call_fails_once),
 		cmocka_unit_test(every_work_request_fails_once),
 		cmocka_unit_test(odd_failures),
