@@ -430,6 +430,7 @@ static void rdma_free(struct bb_transport *t)
 	x->sh->closing = true;
 	for (unsigned int i = 0; i < x->nlinks; i++) {
 		bb_rdma_break(x->link[i], BB_RDMA_UNUSED, NULL);
+		bb_rdma_forget(x->link[i]);
 		end_all(x->link[i], &x->link[i]->queue);
 		end_all(x->link[i], &x->link[i]->held);
 	}

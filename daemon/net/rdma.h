@@ -55,6 +55,7 @@ enum bb_rdma_state {
 	BB_RDMA_PEER_WITHOUT,	/* it does not say that it takes connections */
 	BB_RDMA_CONNECTING,
 	BB_RDMA_UP,
+	BB_RDMA_PORT_DOWN,
 	BB_RDMA_NO_ROUTE,	/* no RDMA path to its address */
 	BB_RDMA_REFUSED,	/* by it */
 	BB_RDMA_NO_ANSWER,

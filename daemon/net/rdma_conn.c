@@ -159,8 +159,11 @@ static bool destroy(struct bb_rdma_link *l)
 		ok = !ibv_destroy_qp(l->id->qp) || ok;
 		l->id->qp = NULL;
 	}
-	rdma_disconnect(l->id); /* courtesy: CLOSE is what counts */
-	rdma_destroy_id(l->id);
+	/* That tells the peer: not over a link that may be down. CLOSE is what counts. */
+	if (l->step < BB_RDMA_CONNECT)
+		rdma_destroy_id(l->id);
+	else
+		l->old = l->id;
 	l->id = NULL;
 	return ok;
 }
@@ -242,6 +245,13 @@ void bb_rdma_break(struct bb_rdma_link *l, enum bb_rdma_state why, const char *d
 	}
 }
 
+void bb_rdma_forget(struct bb_rdma_link *l)
+{
+	if (l->old)
+		rdma_destroy_id(l->old);
+	l->old = NULL;
+}
+
 /* --- CLOSE ----------------------------------------------------------------------------- */
 
 static void closed(struct bb_net_req *r)
@@ -256,6 +266,7 @@ static void closed(struct bb_net_req *r)
 		return;
 	l->closing = false;
 	l->recheck = l->held;
+	bb_rdma_forget(l);
 }
 
 static void send_close(struct bb_rdma_link *l)
@@ -356,6 +367,10 @@ void bb_rdma_consider(struct bb_rdma_link *l)
 		return;
 	if (!p.alive || !p.rdma) {
 		set_state(l, BB_RDMA_PEER_WITHOUT);
+		return;
+	}
+	if (!bb_rdma_port_up()) {
+		set_state(l, BB_RDMA_PORT_DOWN);
 		return;
 	}
 	l->boot = p.boot;
@@ -493,6 +508,7 @@ static void on_event(struct bb_rdma_link *l, const struct rdma_cm_event *e)
 void bb_rdma_events(struct bb_rdma *x)
 {
 	struct rdma_cm_event *e, copy;
+	struct bb_rdma_link *l;
 	uint8_t data[64];
 	size_t len = 0;
 
@@ -508,7 +524,8 @@ void bb_rdma_events(struct bb_rdma *x)
 		}
 		/* First: an identifier with an event that is not acknowledged cannot be destroyed. */
 		rdma_ack_cm_event(e);
-		if (copy.id->context)
-			on_event(copy.id->context, &copy);
+		l = copy.id->context;
+		if (copy.id == l->id) /* and not of one that has ended */
+			on_event(l, &copy);
 	}
 }

@@ -40,6 +40,13 @@ const struct bb_rdma_dev *bb_rdma_dev(void)
 	return on ? &device : NULL;
 }
 
+bool bb_rdma_port_up(void)
+{
+	struct ibv_port_attr p;
+
+	return !ibv_query_port(device.verbs, device.port, &p) && p.state == IBV_PORT_ACTIVE;
+}
+
 bool bb_rdma_on(void)
 {
 	return on;
@@ -75,6 +82,7 @@ const char *bb_rdma_reason(enum bb_rdma_state s)
 		[BB_RDMA_PEER_WITHOUT] = "it takes no RDMA connections",
 		[BB_RDMA_CONNECTING] = "a connection is being made",
 		[BB_RDMA_UP] = "",
+		[BB_RDMA_PORT_DOWN] = "the device's port is not active",
 		[BB_RDMA_NO_ROUTE] = "no RDMA path leads to its address",
 		[BB_RDMA_REFUSED] = "it refused the connection",
 		[BB_RDMA_NO_ANSWER] = "it does not answer a connection",

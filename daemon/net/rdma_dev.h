@@ -24,6 +24,8 @@ struct bb_rdma_dev {
 
 /* NULL: there is none. */
 const struct bb_rdma_dev *bb_rdma_dev(void);
+/* Is its port active? What rdma_cm sends while it is not breaks soft-RoCE for good (its QP 1 stays in error). */
+bool bb_rdma_port_up(void);
 /* Counts its failure to bbctl and doctor. */
 void bb_rdma_set_state(unsigned int pager, uint16_t node, enum bb_rdma_state s);
 

@@ -111,6 +111,7 @@ struct bb_rdma_link {
 	uint32_t boot, epoch;
 	struct bb_rdma_open open;
 	struct rdma_cm_id *id;
+	struct rdma_cm_id *old;	/* of the connection that ended; to be destroyed when CLOSE is answered */
 	uint32_t inlined;
 	unsigned int depth, wrs, sges; /* sges: of a work request */
 	uint64_t until;		/* of a step on the way; DOWN: not before */
@@ -196,6 +197,8 @@ void bb_rdma_consider(struct bb_rdma_link *l);
  * other way. detail may be NULL.
  */
 void bb_rdma_break(struct bb_rdma_link *l, enum bb_rdma_state why, const char *detail);
+/* The identifier of a connection that has ended. */
+void bb_rdma_forget(struct bb_rdma_link *l);
 /* What rdma_cm says. */
 void bb_rdma_events(struct bb_rdma *x);
 /* Steps that take too long, CLOSE that is due. */

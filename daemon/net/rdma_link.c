@@ -44,12 +44,19 @@ void bb_rdma_hlinks_reap(struct bb_rdma_home *h, bool all)
 {
 	struct bb_rdma_hlink *l, *next;
 	struct rdma_cm_id *id;
+	bool up = false;
 
+	pthread_mutex_lock(&h->lock);
+	DL_FOREACH(h->links, l) {
+		up |= l->ended && l->id;
+	}
+	pthread_mutex_unlock(&h->lock);
+	up = up && bb_rdma_port_up();
 	DL_FOREACH_SAFE(h->links, l, next) {
 		pthread_mutex_lock(&h->lock);
 		if (all)
 			bb_rdma_hlink_end(h, l);
-		id = l->ended ? l->id : NULL;
+		id = l->ended && (up || all) ? l->id : NULL;
 		if (id)
 			l->id = NULL;
 		pthread_mutex_unlock(&h->lock);
