@@ -82,7 +82,8 @@ struct mock_cm {
 struct mock_id {
 	struct rdma_cm_id id;
 	struct mock_id *peer; /* that it is, or is to be, connected to */
-	bool listens, pending, connected;
+	uint32_t qpn;
+	bool listens, connected;
 	struct sockaddr_in6 src, dst;
 	struct mock_id *prev, *next;
 };

@@ -289,6 +289,7 @@ int rdma_create_qp(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_
 	pthread_mutex_lock(&mock.lock);
 	q->q.qp_num = mock.next_qpn++;
 	DL_APPEND(mock.qps, q);
+	((struct mock_id *)id)->qpn = q->q.qp_num;
 	pthread_mutex_unlock(&mock.lock);
 	id->qp = &q->q;
 	return 0;
@@ -329,12 +330,12 @@ int rdma_accept(struct rdma_cm_id *id, struct rdma_conn_param *p)
 	if (fails("rdma_accept", EINVAL))
 		return -1;
 	pthread_mutex_lock(&mock.lock);
-	if (event || !i->peer || !i->peer->id.qp) {
+	if (event || !i->peer || !qp_by(i->qpn) || !qp_by(i->peer->qpn)) {
 		say_event(i, RDMA_CM_EVENT_CONNECT_ERROR, -ETIMEDOUT, NULL);
 	} else {
 		i->connected = i->peer->connected = true;
-		((struct mock_qp *)id->qp)->peer = i->peer->id.qp->qp_num;
-		((struct mock_qp *)i->peer->id.qp)->peer = id->qp->qp_num;
+		qp_by(i->qpn)->peer = i->peer->qpn;
+		qp_by(i->peer->qpn)->peer = i->qpn;
 		say_event(i->peer, RDMA_CM_EVENT_ESTABLISHED, 0, p);
 		say_event(i, RDMA_CM_EVENT_ESTABLISHED, 0, NULL);
 	}
