@@ -136,7 +136,7 @@ static __always_inline int request(struct xdp_md *ctx, struct ethhdr *eth, struc
 {
 	const __u32 cmd = dst->cmd;
 	const struct bb_policy *pol;
-	int bare = is_bare(ctx, p), known = cmd <= BB_CMD_READ_RUN, reads = cmd == BB_CMD_READ || cmd == BB_CMD_READ_RUN;
+	int bare = is_bare(ctx, p), known = cmd <= BB_CMD_CLOSE, reads = cmd == BB_CMD_READ || cmd == BB_CMD_READ_RUN;
 	struct bb_gptr src;
 	__u16 to;
 

@@ -22,7 +22,7 @@
 #define CONFIG_FILE "/etc/bluebridge/bbd.conf"
 
 enum { O_NODE, O_TENANT, O_DEV, O_PEER, O_NO_DISCOVER, O_NO_ROUTES, O_PORT, O_LEND, O_STORE, O_QUOTA, O_LOCAL, O_SOCKET,
-       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_REPLICAS, O_KEEP, O_KERNEL, O_XDP, O_LATENCY, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
+       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_REPLICAS, O_KEEP, O_KERNEL, O_XDP, O_TRANSPORT, O_LATENCY, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
        O_LOG, O_VERSION, O_HELP, O_MAX };
 
 const struct bb_option_desc bb_config_table[] = {
@@ -48,6 +48,7 @@ const struct bb_option_desc bb_config_table[] = {
 	[O_KEEP] = { "keep", "SECONDS", "60", "for so long memory outlives a bbd that is killed; 0: not (embedded: 0)" },
 	[O_KERNEL] = { "kernel", "auto|off", "auto", "whether programs that bbload attached serve lent memory" },
 	[O_XDP] = { "xdp", "auto|off", "auto", "whether answers come by AF_XDP where bbload attached programs" },
+	[O_TRANSPORT] = { "transport", "auto|udp|rdma", "auto", "how pages travel; rdma: bbd does not start without an RDMA device" },
 	[O_LATENCY] = { "latency", "auto|off", "auto", "whether idle CPUs are kept awake while faults come one after the other" },
 	[O_NO_PREFETCH] = { "no-prefetch", NULL, NULL, "fetch no page ahead" },
 	[O_NO_FILTER] = { "no-filter", NULL, NULL, "do not filter the system calls of bbd's own threads" },
@@ -231,6 +232,12 @@ static int set(struct bb_config *c, int o, const char *v, const char *where)
 			return bad(where, name, v, "auto or off");
 		c->latency = *v == 'a';
 		return 0;
+	case O_TRANSPORT:
+		if (strcmp(v, "auto") && strcmp(v, "udp") && strcmp(v, "rdma"))
+			return bad(where, name, v, "auto, udp or rdma");
+		c->rdma = *v != 'u';
+		c->must_rdma = *v == 'r';
+		return 0;
 	case O_NO_PREFETCH:
 		c->prefetch = false;
 		return 0;
@@ -339,7 +346,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 
 	memset(c, 0, sizeof(*c));
 	c->port = BB_UDP_PORT;
-	c->discover = c->routes = c->prefetch = c->filter = c->kernel = c->xdp = c->latency = true;
+	c->discover = c->routes = c->prefetch = c->filter = c->kernel = c->xdp = c->rdma = c->latency = true;
 	c->socket = BB_SOCKET_DEFAULT;
 	c->key = NULL;
 	c->pagers = 1;
@@ -390,6 +397,11 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 		c->keep_ms = 0;
 	if (c->embedded && !c->lend_set)
 		c->lend = c->store ? 1ULL << 40 : bb_memory_available("") / 100 * 80;
+	if (c->must_rdma && (c->embedded || !c->dev)) {
+		bb_error("--transport rdma: %s", c->embedded ? "an embedded bbd speaks to no other host" :
+							      "give the interface of the RDMA device by --dev");
+		return -EINVAL;
+	}
 	if (c->store && !c->lend) {
 		bb_error("--store %s: nothing is lent: give --lend SIZE as well", c->store);
 		return -EINVAL;

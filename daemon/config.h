@@ -19,7 +19,7 @@ struct bb_config {
 	const char *dev;
 	const char *peers[BB_PEERS_MAX + 1];
 	unsigned int npeers;
-	bool discover, routes, prefetch, embedded, filter, kernel, xdp, latency;
+	bool discover, routes, prefetch, embedded, filter, kernel, xdp, latency, rdma, must_rdma;
 	uint64_t lend, quota;
 	bool lend_set;
 	const char *store, *socket, *key;

@@ -70,7 +70,7 @@ static const char foreign[] =
 static const char not_main[] = "ptrace process_vm_readv process_vm_writev pidfd_getfd personality keyctl add_key "
 			       "request_key ";
 
-static const char *const role_name[] = { "main", "control", "pager", "server", "scrubber", "steer" };
+static const char *const role_name[] = { "main", "control", "pager", "server", "scrubber", "steer", "rdma" };
 static const char *call_name[CALLS];
 static bool is_foreign[CALLS];
 static _Atomic bool said[BB_ROLE_MAX][CALLS];
@@ -235,6 +235,9 @@ static int add_role(scmp_filter_ctx f, enum bb_role role, const struct bb_rights
 		r = first(r, add_ioctl(f, 0x89)); /* a socket's: names of interfaces */
 		r = first(r, add_socket(f, AF_UNIX));
 	}
+	/* The pager's queue pairs, and everybody who takes an extent away: its windows. */
+	if (cfg->rdma && role != BB_ROLE_STEER && role != BB_ROLE_SCRUBBER)
+		r = first(r, add_ioctl(f, 0x1b));
 	r = first(r, add_list(f, SCMP_ACT_ALLOW, common));
 	r = first(r, add_memory(f));
 	/* abort(3), of the C library's own checks. */
@@ -254,7 +257,7 @@ static int add_role(scmp_filter_ctx f, enum bb_role role, const struct bb_rights
 		r = first(r, add_list(f, SCMP_ACT_ALLOW, store));
 		r = first(r, add_ioctl(f, 0x66)); /* a file's flags */
 	}
-	if (role == BB_ROLE_SCRUBBER)
+	if (role == BB_ROLE_SCRUBBER || role == BB_ROLE_RDMA)
 		return r;
 	if (role == BB_ROLE_PAGER) {
 		r = first(r, add_socket(f, AF_UNIX)); /* to ourselves, for a child of a program in a chroot */

@@ -26,6 +26,8 @@
 #include "home/slab.h"
 #include "latency.h"
 #include "log.h"
+#include "low.h"
+#include "net/rdma.h"
 #include "net/xsk.h"
 #include "options.h"
 #include "rights.h"
@@ -294,6 +296,43 @@ static int start_steer(struct bb_control *c, const struct bb_peers_config *pc)
 	return r;
 }
 
+/* Return: 0, or -errno where pages must travel by RDMA and cannot. After limit_rights(). */
+static int open_rdma(const struct bb_config *cfg)
+{
+	const struct bb_rdma_config rc = { .dev = cfg->dev, .tenant = cfg->tenant, .node = cfg->node, .addresses = cfg->routes };
+	int r;
+
+	if (cfg->embedded || !cfg->rdma) {
+		bb_rdma_off(cfg->embedded ? "embedded" : "--transport udp");
+		return 0;
+	}
+	r = bb_low_start();
+	if (!r)
+		r = bb_rdma_open(&rc);
+	if (!r) {
+		bb_rights_rdma();
+		bb_info("rdma: %s at %s", bb_rdma_why(), cfg->dev);
+		return 0;
+	}
+	bb_low_stop();
+	if (!cfg->must_rdma)
+		return 0;
+	bb_error("--transport rdma: %s", bb_rdma_why());
+	return r;
+}
+
+/* Lent memory is served by UDP whatever becomes of it. */
+static int start_rdma_home(struct bb_control *c)
+{
+	int r = bb_rdma_home_start(&c->rdma, c->peers, c->home, c->steer ? bb_steer_policy(c->steer) : NULL);
+
+	if (r && c->cfg->must_rdma) {
+		bb_error("--transport rdma: lent memory cannot be served (%s)", strerrordesc_np(-r));
+		return r;
+	}
+	return 0;
+}
+
 static void limit_rights(const struct bb_config *cfg)
 {
 	struct bb_rights_config rc = {
@@ -357,6 +396,8 @@ int main(int argc, char **argv)
 	if (!bb_keep_ms(c.keep))
 		signal(SIGUSR2, SIG_IGN); /* nothing would be left to go on with */
 	limit_rights(&cfg);
+	if (open_rdma(&cfg) < 0)
+		goto out;
 
 	pc.node = cfg.node;
 	pc.tenant = cfg.tenant;
@@ -404,6 +445,9 @@ int main(int argc, char **argv)
 		if (r < 0)
 			goto out;
 	}
+	r = start_rdma_home(&c);
+	if (r < 0)
+		goto out;
 	if (!cfg.embedded) {
 		struct bb_server_config sc = {
 			.cpu = cfg.ncpus ? cfg.cpus[cfg.ncpus - 1] : -1,
@@ -412,6 +456,8 @@ int main(int argc, char **argv)
 			.policy = c.steer ? bb_steer_policy(c.steer) : NULL,
 			.adopt = c.moving.adopt,
 			.moves = bb_moving_hooks(&c.moving, c.steer),
+			.close = c.rdma ? bb_rdma_home_close : NULL,
+			.close_arg = c.rdma,
 		};
 
 		if (!cfg.dev && !cfg.npeers)
@@ -431,6 +477,7 @@ int main(int argc, char **argv)
 		}
 	}
 	r = start_pagers(&c, &cfg);
+	bb_low_stop(); /* all that drive a NIC are there */
 	if (r == 0)
 		r = run_control(&c, listener, &blocked);
 	pthread_sigmask(SIG_UNBLOCK, &blocked, NULL);
@@ -439,6 +486,7 @@ int main(int argc, char **argv)
 	status = 0;
 	leave = leaves(&c, stop);
 out:
+	bb_low_stop();
 	if (is_same(cfg.socket, &own))
 		unlink(cfg.socket);
 	close(listener);
@@ -447,6 +495,8 @@ out:
 	bb_moving_stop(&c.moving);
 	if (c.server)
 		bb_server_stop(c.server, leave);
+	bb_rdma_home_stop(c.rdma);
+	bb_rdma_close(leave);
 	bb_steer_stop(c.steer, leave || (status && is_worth_keeping(c.keep)));
 	bb_moving_close(&c.moving);
 	if (c.peers)

@@ -58,16 +58,20 @@ static uint64_t wanted(enum bb_role role, bool permitted)
 static int drop(enum bb_role role)
 {
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct d[2];
+	struct __user_cap_data_struct d[2], have[2];
 
 	if (syscall(SYS_capget, &h, d) < 0)
 		return -errno;
+	memcpy(have, d, sizeof(have));
 	for (int i = 0; i < 2; i++) {
 		/* Ambient ones fall with the inheritable ones. */
 		d[i].permitted &= (uint32_t)(wanted(role, true) >> (32 * i));
 		d[i].inheritable &= d[i].permitted;
 		d[i].effective = d[i].permitted & (uint32_t)(wanted(role, false) >> (32 * i));
 	}
+	/* Nothing to drop: the credentials stay the same ones (low.h). */
+	if (!memcmp(have, d, sizeof(have)))
+		return 0;
 	return syscall(SYS_capset, &h, d) < 0 ? -errno : 0;
 }
 
@@ -94,19 +98,36 @@ void bb_rights_start(const struct bb_rights_config *cfg)
 	}
 }
 
-void bb_rights_thread(enum bb_role role)
+void bb_rights_drop(enum bb_role role)
 {
-	static const char *const name[] = { "main", "control", "pager", "server", "scrubber", "steer" };
-	static _Atomic bool warned;
+	static const char *const name[] = { "main", "control", "pager", "server", "scrubber", "steer", "rdma" };
 	int r;
 
 	_Static_assert(sizeof(name) / sizeof(name[0]) == BB_ROLE_MAX, "every role has a name");
-	if (!started)
-		return;
-	r = drop(role);
+	r = started ? drop(role) : 0;
 	if (r < 0)
 		bb_warn("the %s thread cannot drop its capabilities (%s)", name[role], strerrordesc_np(-r));
-	if (SANITIZED || !config.filter)
+}
+
+void bb_rights_rdma(void)
+{
+	config.rdma = true;
+}
+
+void bb_rights_thread(enum bb_role role)
+{
+	bb_rights_thread_with(role, NULL, NULL);
+}
+
+void bb_rights_thread_with(enum bb_role role, void (*fn)(void *arg), void *arg)
+{
+	static _Atomic bool warned;
+	int r;
+
+	bb_rights_drop(role);
+	if (fn)
+		fn(arg);
+	if (!started || SANITIZED || !config.filter)
 		return;
 	r = bb_filter_thread(role, &config);
 	if (r < 0 && !atomic_exchange(&warned, true)) {

@@ -9,6 +9,9 @@
  *	control	  none				allow-list
  *	mover	  none				a pager's
  *	scrubber  none				allow-list
+ *	rdma	  none				allow-list, with the home's calls and a verbs
+ *					device's ioctls; where there is one, server,
+ *					pager, mover and control may make these too
  *	steer	  CAP_BPF, CAP_PERFMON, and	allow-list, the only one with bpf
  *		  with xdp CAP_NET_RAW, CAP_IPC_LOCK
  *
@@ -40,6 +43,7 @@ enum bb_role {
 	BB_ROLE_SERVER,
 	BB_ROLE_SCRUBBER,
 	BB_ROLE_STEER,
+	BB_ROLE_RDMA,
 	BB_ROLE_MAX,
 };
 
@@ -51,6 +55,7 @@ struct bb_rights_config {
 	bool kernel;	/* maps of BPF programs are filled */
 	bool xdp;	/* and AF_XDP sockets made */
 	bool store;	/* slabs are files, made as they are needed */
+	bool rdma;	/* a NIC is driven through /dev/infiniband: bb_rights_rdma() sets it */
 	bool names;	/* of peers, to be looked up while it runs */
 };
 
@@ -62,6 +67,16 @@ void bb_rights_start(const struct bb_rights_config *cfg);
  * nothing where bb_rights_start was not called (tests).
  */
 void bb_rights_thread(enum bb_role role);
+/* Its capabilities alone. */
+void bb_rights_drop(enum bb_role role);
+/* From now on threads may drive a NIC: it was found. Before any of them is filtered. */
+void bb_rights_rdma(void);
+/*
+ * The same, with fn(arg) called between: without capabilities, with all system calls.
+ * For files that the kernel lets only those credentials write to that opened them
+ * (/dev/infiniband/rdma_cm).
+ */
+void bb_rights_thread_with(enum bb_role role, void (*fn)(void *arg), void *arg);
 
 /* "on", or "off (WHY)". */
 const char *bb_rights_filter(void);

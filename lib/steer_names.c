@@ -16,6 +16,7 @@ static const char *const cmd_name[] = {
 	[BB_CMD_ALLOC_WRITE] = "alloc_write", [BB_CMD_READ] = "read",	  [BB_CMD_WRITE] = "write",
 	[BB_CMD_UPDATE] = "update",   [BB_CMD_DELETE] = "delete", [BB_CMD_INVALIDATE] = "invalidate",
 	[BB_CMD_NACK] = "nack",	      [BB_CMD_INVOKE] = "invoke", [BB_CMD_READ_RUN] = "read_run",
+	[BB_CMD_CLOSE] = "close",
 };
 
 static const char *const action_name[BB_ACT_MAX] = {

@@ -170,6 +170,9 @@ enum bb_status bb_wire_request(const struct bb_gptr *dst, const struct bb_msg *m
 	case BB_CMD_UPDATE:
 		ok = update_ok(dst, m);
 		break;
+	case BB_CMD_CLOSE:
+		ok = !m->flags && m->length == BB_CLOSE_BYTES && m->paylen == BB_CLOSE_BYTES && m->nseg == 1 && !dst->ptr;
+		break;
 	default:
 		return BB_ST_COMMAND;
 	}
@@ -212,6 +215,7 @@ enum bb_status bb_wire_reply(uint8_t cmd, const struct bb_msg *m)
 		     m->length == 4 + 8 * (uint64_t)get32(m->payload);
 		break;
 	case BB_CMD_DELETE:
+	case BB_CMD_CLOSE:
 		ok = m->nseg == 1 && !m->length;
 		break;
 	case BB_CMD_UPDATE: /* of which kind only its asker knows */
@@ -314,6 +318,21 @@ int bb_wire_seen_decode(const uint8_t *data, size_t len, struct bb_wire_seen *ou
 	for (uint32_t i = 0; i < n; i++)
 		out[i] = (struct bb_wire_seen){ .session = get32(data + 4 + 12 * i), .top = get64(data + 8 + 12 * i) };
 	return (int)n;
+}
+
+void bb_wire_close_request(const struct bb_wire_close *c, uint8_t out[BB_CLOSE_BYTES])
+{
+	put64(out, c->number);
+	put64(out + 8, c->seen);
+}
+
+void bb_wire_close_decode(const struct bb_msg *m, struct bb_wire_close *out)
+{
+	*out = (struct bb_wire_close){ 0 };
+	if (m->paylen < BB_CLOSE_BYTES)
+		return;
+	out->number = get64(m->payload);
+	out->seen = get64(m->payload + 8);
 }
 
 size_t bb_wire_state(const uint64_t got[4], uint16_t nseg, uint8_t *out)

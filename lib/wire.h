@@ -23,6 +23,7 @@
 #define BB_WRITE_STATE_MAX (2 + BB_WRITE_SEGS_MAX / 8)
 #define BB_CREATE_REPLY_MAX (4 + 8 * BB_CREATE_MAX)
 #define BB_UPDATE_BYTES 8	 /* of a request, and of a reply to BEGIN */
+#define BB_CLOSE_BYTES 16
 #define BB_UPDATE_REPLY_MAX (4 + 12 * BB_UPDATE_SESSIONS_MAX)
 
 /* Ids of a session that a home remembers; an asker keeps to half of it. */
@@ -96,6 +97,15 @@ bool bb_wire_owner_decode(const uint8_t *data, size_t len, struct bb_wire_owner 
 size_t bb_wire_seen_reply(const struct bb_wire_seen *s, uint32_t n, uint8_t *out); /* out: BB_UPDATE_REPLY_MAX */
 /* out: BB_UPDATE_SESSIONS_MAX. Return: how many, or -1 where it cannot be one. */
 int bb_wire_seen_decode(const uint8_t *data, size_t len, struct bb_wire_seen *out);
+
+/* CLOSE. The request's decoder has been checked by bb_wire_request(). */
+struct bb_wire_close {
+	uint64_t number; /* of the asker's connection: it and all before it end */
+	uint64_t seen;	 /* the last answer that the asker has got on it; 0: none */
+};
+
+void bb_wire_close_request(const struct bb_wire_close *c, uint8_t out[BB_CLOSE_BYTES]);
+void bb_wire_close_decode(const struct bb_msg *m, struct bb_wire_close *out);
 
 /* State of a WRITE: which of its nseg segments have arrived. */
 size_t bb_wire_state(const uint64_t got[4], uint16_t nseg, uint8_t *out); /* out: BB_WRITE_STATE_MAX */

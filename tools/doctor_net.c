@@ -228,6 +228,59 @@ static void routes(struct doctor *d)
 		check(d, CHECK_OK, "routes", "to %u of %u hosts", there, want);
 }
 
+/* --- how pages travel ------------------------------------------------------- */
+
+/* Such a device has a parent. Linux up to 6.12 at least does not survive a packet to one whose address is gone. */
+static void soft_roce(struct doctor *d, const char *device)
+{
+	const char *dev = str(d->facts, "dev");
+	char path[128];
+	long keep;
+
+	snprintf(path, sizeof(path), "/sys/class/infiniband/%.*s/parent", (int)strcspn(device, " "), device);
+	if (access(path, F_OK))
+		return;
+	snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/keep_addr_on_down", dev);
+	if (!read_number(path, &keep) || keep > 0)
+		return;
+	check(d, CHECK_WARN, "transport",
+	      "%s is soft-RoCE: if %s loses its address, as when it goes down, a packet that comes then may crash the kernel", device,
+	      dev);
+	mend(d, "sysctl -w net/ipv6/conf/%s/keep_addr_on_down=1", dev);
+}
+
+static void transport(struct doctor *d)
+{
+	const json_t *r = json_object_get(d->facts, "rdma");
+	json_t *n;
+	size_t i;
+
+	if (!r)
+		return;
+	if (!flag(r, "on")) {
+		check(d, CHECK_OK, "transport", "pages travel by UDP: %s", str(r, "why"));
+		return;
+	}
+	check(d, CHECK_OK, "transport", "RDMA: %s", str(r, "device"));
+	soft_roce(d, str(r, "device"));
+	if (num(d->facts, "lent") && !flag(r, "home")) {
+		check(d, CHECK_WARN, "transport", "memory that this host lends is served by UDP alone: bbd's log says why");
+		mend(d, "systemctl restart bbd, and look: journalctl -u bbd");
+	} else if (num(r, "slabs_refused")) {
+		check(d, CHECK_WARN, "transport", "%llu slabs of lent memory could not be registered (%s): their pages go by UDP",
+		      (unsigned long long)num(r, "slabs_refused"), str(r, "slabs_why"));
+		mend(d, "LimitMEMLOCK=infinity in the service (ulimit -l unlimited), then: systemctl restart bbd");
+	}
+	each_item(json_object_get(d->facts, "nodes"), i, n) {
+		const bool rdma = !strcmp(str(n, "transport"), "rdma");
+
+		if (flag(n, "self") || !flag(n, "alive"))
+			continue;
+		check(d, CHECK_OK, "transport", "pages of node %u (%s) travel by %s%s%s", (unsigned int)num(n, "node"),
+		      str(n, "name"), rdma ? "RDMA" : "UDP", rdma ? "" : ": ", rdma ? "" : str(n, "transport_why"));
+	}
+}
+
 /* --- hosts ------------------------------------------------------------------ */
 
 static void peers(struct doctor *d)
@@ -309,5 +362,6 @@ void doctor_net(struct doctor *d)
 		links(d);
 		routes(d);
 	}
+	transport(d);
 	peers(d);
 }

@@ -44,6 +44,11 @@ int bbctl_net_show(struct bbctl *b, int argc, char **argv)
 		printf("kernel: %s (%s)\n", str(k, "state"), str(k, "why"));
 	if (json_object_get(k, "commands"))
 		print_counters("kernel", k);
+	k = json_object_get(r, "rdma");
+	if (flag(k, "on"))
+		print_counters("rdma", k);
+	else
+		printf("rdma: off (%s)\n", str(k, "why"));
 	each_item(json_object_get(r, "pagers"), i, p) {
 		char name[32];
 

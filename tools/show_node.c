@@ -16,7 +16,7 @@ static const char *state(const json_t *n)
 
 void print_nodes(const json_t *nodes)
 {
-	struct table *t = table_new("NODE|NAME|STATE|>LENT|>FREE|>RTT µs|>MTU|VIA|DEV");
+	struct table *t = table_new("NODE|NAME|STATE|>LENT|>FREE|>RTT µs|>MTU|VIA|DEV|BY");
 	json_t *n;
 	size_t i;
 
@@ -38,6 +38,7 @@ void print_nodes(const json_t *nodes)
 			table_number(t, json_object_get(n, "mtu"));
 		table_cell(t, "%s", *str(n, "via") ? str(n, "via") : "-");
 		table_cell(t, "%s", *str(n, "dev") ? str(n, "dev") : "-");
+		table_cell(t, "%s", *str(n, "transport") ? str(n, "transport") : "-");
 	}
 	table_print(t);
 }

@@ -36,6 +36,7 @@ struct bb_control {
 	struct bb_server *server; /* NULL: embedded */
 	struct bb_moving moving;  /* extents, from home to home */
 	struct bb_steer *steer;	  /* NULL: embedded, no --dev, --kernel off */
+	struct bb_rdma_home *rdma; /* NULL: no device, or nothing lent */
 	struct bb_pager *pagers[BB_PAGERS_MAX];
 	unsigned int npagers, next_pager;
 	const char *key_file;
@@ -67,7 +68,10 @@ void bb_control_reckon(struct bb_control *c);
 
 /* --- show.c --- */
 
-#define BB_CONTROL_COMMANDS (BB_CMD_READ_RUN + 1)
+/* How pages travel to and from a node, and why: keys "transport" and "transport_why" of o. */
+void bb_control_transport(const struct bb_peer *p, json_t *o);
+json_t *bb_control_rdma(struct bb_control *c);
+#define BB_CONTROL_COMMANDS (BB_CMD_CLOSE + 1)
 extern const char *const bb_control_status[BB_ST_MAX];
 extern const char *const bb_control_command[BB_CONTROL_COMMANDS]; /* NULL: no command */
 

@@ -30,7 +30,7 @@ const char *const bb_control_command[BB_CONTROL_COMMANDS] = {
 	[BB_CMD_HELLO] = "hello",   [BB_CMD_CREATE] = "create", [BB_CMD_ALLOC_WRITE] = "alloc_write",
 	[BB_CMD_READ] = "read",	    [BB_CMD_WRITE] = "write",	[BB_CMD_UPDATE] = "update",
 	[BB_CMD_DELETE] = "delete", [BB_CMD_INVALIDATE] = "invalidate", [BB_CMD_NACK] = "nack",
-	[BB_CMD_INVOKE] = "invoke", [BB_CMD_READ_RUN] = "read_run",
+	[BB_CMD_INVOKE] = "invoke", [BB_CMD_READ_RUN] = "read_run", [BB_CMD_CLOSE] = "close",
 };
 
 static json_t *number(uint64_t v)
@@ -76,7 +76,7 @@ static json_t *nodes(struct bb_control *c)
 		json_object_set_new(o, "mtu", number(p[i].mtu));
 		json_object_set_new(o, "via", json_string(via));
 		json_object_set_new(o, "dev", json_string(dev));
-		json_object_set_new(o, "transport", json_string(p[i].self ? "local" : "udp"));
+		bb_control_transport(&p[i], o);
 		json_array_append_new(list, o);
 	}
 	return list;
@@ -321,15 +321,18 @@ static json_t *net_show(struct bb_control *c, json_t *q)
 
 		bb_pager_net_stats(c->pagers[k], &s);
 		json_array_append_new(
-			pagers, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "tx_packets",
+			pagers, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "tx_packets",
 					  (json_int_t)s.tx_packets, "rx_packets", (json_int_t)s.rx_packets, "tx_xdp",
 					  (json_int_t)s.tx_xdp, "rx_xdp", (json_int_t)s.rx_xdp, "tx_bytes",
-					  (json_int_t)s.tx_bytes, "rx_bytes", (json_int_t)s.rx_bytes, "resent",
+					  (json_int_t)s.tx_bytes, "rx_bytes", (json_int_t)s.rx_bytes, "rdma_reads", (json_int_t)s.rdma_reads, "rdma_writes",
+					  (json_int_t)s.rdma_writes, "rdma_links", (json_int_t)s.rdma_links, "rdma_breaks",
+					  (json_int_t)s.rdma_breaks, "resent",
 					  (json_int_t)s.resent, "again", (json_int_t)s.again, "timeouts", (json_int_t)s.timeouts, "bad_tag",
 					  (json_int_t)s.bad_tag, "malformed", (json_int_t)s.malformed, "stale",
 					  (json_int_t)s.stale, "nacks", by_status(s.nacks)));
 	}
-	return json_pack("{s:o, s:o, s:o}", "server", server(c), "kernel", kernel(c), "pagers", pagers);
+	return json_pack("{s:o, s:o, s:o, s:o}", "server", server(c), "kernel", kernel(c), "rdma", bb_control_rdma(c), "pagers",
+			 pagers);
 }
 
 /* Of a bbd under test, see net/inject.h: shows the faults of its network, and sets others. */
@@ -367,11 +370,12 @@ static json_t *doctor_facts(struct bb_control *c, json_t *q)
 	if (c->home)
 		bb_home_stats(c->home, &h);
 
-	return json_pack("{s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:s, s:I, s:s, s:o, s:I, s:I, s:o}", "version", BB_VERSION, "pid",
+	return json_pack("{s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:s, s:I, s:s, s:o, s:o, s:I, s:I, s:o}", "version", BB_VERSION, "pid",
 			 (int)getpid(), "node", (int)f->node, "tenant", (int)f->tenant, "port", (int)f->port, "dev",
 			 f->dev ? f->dev : "", "key_id", c->key_id, "key_file", c->key_file, "embedded",
 			 (int)f->embedded, "latency", bb_latency_state(), "filter", bb_rights_filter(), "refused",
-			 (json_int_t)refused, "refused_last", last ? last : "", "kernel", kernel(c), "grown", (json_int_t)h.grown, "mapped",
+			 (json_int_t)refused, "refused_last", last ? last : "", "kernel", kernel(c), "rdma", bb_control_rdma(c),
+			 "grown", (json_int_t)h.grown, "mapped",
 			 (json_int_t)h.mapped, "nodes", nodes(c));
 }
 

@@ -406,7 +406,10 @@ bool bb_home_kill(struct bb_home *h, struct extent *x, uint16_t gen, unsigned in
 	do {
 		if (!(states >> word_state(w) & 1) || word_gen(w) != gen)
 			return false;
-	} while (!atomic_compare_exchange_weak(&x->word, &w, word_make(gen_after(gen), X_DYING, word_readers(w))));
+		/* Ours among them, so that the memory stays until the windows on it are closed. */
+	} while (!atomic_compare_exchange_weak(&x->word, &w, word_make(gen_after(gen), X_DYING, word_readers(w) + 1)));
+	if (bb_home_shut(h, (uint32_t)(x - h->extents)))
+		atomic_fetch_sub(&x->word, 1);
 	h->owned[x->node]--;
 	h->live--;
 	atomic_fetch_add_explicit(&h->deletes, 1, memory_order_relaxed);

@@ -147,4 +147,29 @@ int bb_home_give(struct bb_home *h, uint64_t index, int fd);
 /* The next slab from *index on that is a map. Return: its descriptor, the home's; -1: none. */
 int bb_home_next_map(struct bb_home *h, uint64_t *index);
 
+/* --- windows of NICs into extents (daemon/net/rdma_home.c) --------------------- */
+
+/*
+ * Closes all windows on the extent of that number: what comes in for one once this
+ * has returned does not touch the memory. In any thread, with the home's lock held.
+ * Return: false where that cannot be said.
+ */
+struct bb_home_windows {
+	bool (*shut)(void *arg, uint32_t extent);
+	void *arg;
+};
+
+/* Before any window is asked for; NULL: there are none any more. */
+void bb_home_windows(struct bb_home *h, const struct bb_home_windows *w);
+/*
+ * May it have a window on the extent that starts at ptr, to read and write? Only its
+ * owner, where nobody else may read. OK: *mem are its 2 MiB, which stay until
+ * bb_home_put(h, ptr, BB_EXTENT_SIZE, false). Who has opened one looks at
+ * bb_home_alive() then: where that fails nobody else closes it.
+ */
+uint8_t bb_home_window(struct bb_home *h, struct bb_home_who who, uint64_t ptr, void **mem);
+/* Slab number index has its memory at *mem, and keeps these pages. Return: 0 or -errno. */
+int bb_home_pin(struct bb_home *h, uint64_t index, void **mem);
+void bb_home_unpin(struct bb_home *h, uint64_t index);
+
 #endif

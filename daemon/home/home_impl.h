@@ -53,6 +53,7 @@ struct bb_home {
 	uint32_t owned[1 << 16];  /* extents, by node */
 	uint64_t full_until;
 	struct lease lease[BB_HOME_MOVES];
+	struct bb_home_windows windows; /* shut NULL: none */
 
 	_Atomic uint64_t reads, writes, creates, deletes;
 	_Atomic uint64_t refused[BB_ST_MAX];
@@ -86,6 +87,12 @@ void bb_home_unpublish(struct bb_home *h, uint32_t i);
 bool bb_home_kill(struct bb_home *h, struct extent *x, uint16_t gen, unsigned int states);
 /* Spins for the readers of a DYING extent to leave; who is still there then frees it. */
 void bb_home_release(struct bb_home *h, uint32_t i);
+
+/*
+ * window.c: closes the windows on an extent that has just left LIVE, with the lock
+ * held. Return: false where one may be open still: then the memory must stay as it is.
+ */
+bool bb_home_shut(struct bb_home *h, uint32_t i);
 
 /* move.c: is a move of the extent over? Then it is LIVE again. Lock not held. */
 bool bb_home_move_over(struct bb_home *h, uint32_t i);

@@ -138,6 +138,12 @@ uint8_t bb_home_move_begin(struct bb_home *h, struct bb_home_who mover, uint16_t
 		goto out;
 	}
 	*l = (struct lease){ .i = (uint32_t)(x - h->extents), .until = now + BB_HOME_LEASE_NS };
+	if (!bb_home_shut(h, (uint32_t)(x - h->extents))) {
+		swap_state(x, bb_ptr_gen(ptr), X_MOVING, X_LIVE);
+		l->until = 0;
+		l = NULL;
+		goto out;
+	}
 	/* A writer that came before may still be at it. */
 	for (int n = 0; n < SPIN_ROUNDS && word_readers(atomic_load(&x->word)); n++)
 		bb_cpu_relax();

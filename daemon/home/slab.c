@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "keep/keep.h"
@@ -307,12 +308,40 @@ int bb_slabs_back(struct bb_slabs *s, uint64_t offset, uint64_t len)
 
 void bb_slabs_discard(struct bb_slabs *s, uint64_t offset, uint64_t len)
 {
+	struct bb_slab *slab = &s->slab[offset >> BB_SLAB_SHIFT];
+
 	/*
 	 * Where no hole can be punched the bytes must still go; the room is there.
-	 * A map has no holes: its memory goes when all of it does.
+	 * A map has no holes: its memory goes when all of it does. Behind a hole a NIC
+	 * would go on to use pages that nobody else sees any more.
 	 */
-	if (s->slab[offset >> BB_SLAB_SHIFT].kind == BB_SLAB_MAP || punch(s, offset, len))
+	atomic_fetch_add(&s->punching, 1);
+	if (slab->kind == BB_SLAB_MAP || atomic_load(&slab->pinned) || punch(s, offset, len))
 		memset(s->base + offset, 0, len);
+	atomic_fetch_sub(&s->punching, 1);
+}
+
+int bb_slabs_pin(struct bb_slabs *s, uint64_t index)
+{
+	const struct timespec ms = { .tv_nsec = 1000000 };
+
+	if (s->slab[index].kind == BB_SLAB_FILE)
+		return -EOPNOTSUPP;
+	atomic_store(&s->slab[index].pinned, true);
+	/* Who looked before that is at it for some milliseconds at most. */
+	for (int i = 0; atomic_load(&s->punching); i++) {
+		if (i == 1000) {
+			atomic_store(&s->slab[index].pinned, false);
+			return -ETIMEDOUT;
+		}
+		nanosleep(&ms, NULL);
+	}
+	return 0;
+}
+
+void bb_slabs_unpin(struct bb_slabs *s, uint64_t index)
+{
+	atomic_store(&s->slab[index].pinned, false);
 }
 
 /* One descriptor a slab: ask for what the whole of it will need. */

@@ -53,6 +53,7 @@ struct bb_slab {
 	int fd;
 	enum bb_slab_kind kind;
 	struct bb_slab_side *side; /* of a map, else NULL */
+	_Atomic bool pinned;	/* a NIC knows its pages: they must stay the same ones */
 };
 
 enum bb_ahead { BB_AHEAD_NONE, BB_AHEAD_WANTED, BB_AHEAD_MAKING, BB_AHEAD_READY, BB_AHEAD_FAILED };
@@ -66,6 +67,7 @@ struct bb_slabs {
 	struct bb_keep *keep;
 	bool maps;		/* new slabs are maps */
 	enum bb_ahead ahead;	/* of the next slab, if it is to be a map */
+	_Atomic unsigned int punching;
 };
 
 /*
@@ -104,7 +106,13 @@ void bb_slabs_publish(struct bb_slabs *s, uint64_t offset, uint64_t word);
 void bb_slabs_settle(struct bb_slabs *s);
 /* Makes sure that the disk holds room for the range. Return: 0 or -errno (-ENOSPC). */
 int bb_slabs_back(struct bb_slabs *s, uint64_t offset, uint64_t len);
-/* Gives the range back to the kernel (a map only forgets it); it reads as zeros from then on. */
+/*
+ * From now on, in any thread, the slab's pages are not given back, so that a NIC
+ * may know them. Return: 0; -EOPNOTSUPP: files, whose pages the kernel may not pin.
+ */
+int bb_slabs_pin(struct bb_slabs *s, uint64_t index);
+void bb_slabs_unpin(struct bb_slabs *s, uint64_t index);
+/* Gives the range back to the kernel (a map only forgets it, so does what is pinned); it reads as zeros from then on. */
 void bb_slabs_discard(struct bb_slabs *s, uint64_t offset, uint64_t len);
 
 /*

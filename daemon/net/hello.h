@@ -31,8 +31,9 @@
 
 #define BB_HELLO_GOODBYE 0x01	/* the speaker leaves now */
 #define BB_HELLO_WANTS_REPLY 0x02 /* answer with a HELLO at once */
-#define BB_HELLO_MOVED 0x04	/* the speaker's link address may be another: ask for it */
-#define BB_HELLO_FLAGS 0x07
+#define BB_HELLO_RDMA 0x04	/* its home takes RDMA connections */
+#define BB_HELLO_MOVED 0x08	/* the speaker's link address may be another: ask for it */
+#define BB_HELLO_FLAGS 0x0f
 
 struct bb_hello {
 	uint8_t flags;

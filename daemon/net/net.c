@@ -14,13 +14,14 @@
 #include "net/directory.h"
 #include "net/loop.h"
 #include "net/peers.h"
+#include "net/rdma.h"
 #include "net/transport.h"
 
 struct bb_net {
 	uint16_t node;
 	struct bb_net_shared sh;
 	struct bb_transport *local;
-	struct bb_transport *udp; /* NULL: this host has no IPv6 */
+	struct bb_transport *udp; /* with RDMA before it where there is a device; NULL: this host has no IPv6 */
 };
 
 int bb_net_new(struct bb_net **out, struct bb_peers *peers, struct bb_home *home, unsigned int index)
@@ -42,7 +43,9 @@ int bb_net_new(struct bb_net **out, struct bb_peers *peers, struct bb_home *home
 		goto err_local;
 	}
 	if (n->udp) {
-		ret = bb_directory_new(&n->udp, &n->sh, n->udp);
+		ret = bb_rdma_new(&n->udp, &n->sh, peers, n->udp, index);
+		if (!ret)
+			ret = bb_directory_new(&n->udp, &n->sh, n->udp);
 		if (ret)
 			goto err_udp;
 	}
@@ -66,6 +69,14 @@ void bb_net_free(struct bb_net *n)
 		n->udp->free(n->udp);
 	n->local->free(n->local);
 	free(n);
+}
+
+void bb_net_enter(void *arg)
+{
+	struct bb_net *n = arg;
+
+	if (n->udp && n->udp->enter)
+		n->udp->enter(n->udp);
 }
 
 int bb_net_loop(struct bb_net *n, const struct bb_loop_config *cfg)

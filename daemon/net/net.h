@@ -42,6 +42,7 @@ struct bb_net_req {
 				 * CREATE: extents asked for (1..BB_CREATE_MAX);
 				 * UPDATE: enum bb_update */
 	uint32_t token;		/* UPDATE: of the move */
+	uint64_t number, seen;	/* CLOSE: see struct bb_wire_close */
 	uint32_t npages;	/* WRITE, ALLOC_WRITE: entries of pages[] */
 	const struct bb_net_page *pages; /* all of the same node */
 	uint64_t deadline;	/* bb_now_ns() time by which ->done comes */
@@ -77,6 +78,15 @@ struct bb_net_req {
 		bool shrunk;		/* READ: small segments are asked for on a doubt */
 		uint8_t none;		/* WRITE: so often nothing of it has arrived */
 	} t;
+	/* Of the RDMA transport, while another one has the request. */
+	struct {
+		void (*done)(struct bb_net_req *req);
+		void *link;
+		struct bb_net_req *next, *prev;
+		uint64_t seq, floor; /* its number, and the lowest that was open when it began */
+		bool noted;	/* WRITE: its extents know that it is open */
+		bool maybe;	/* CREATE, DELETE: a connection that broke may have done it */
+	} via;
 };
 
 struct bb_transport {
@@ -86,6 +96,7 @@ struct bb_transport {
 	int (*poll)(struct bb_transport *t);	/* Return: replies handled */
 	int (*fd)(struct bb_transport *t);	/* readable when poll has work; -1: none */
 	uint64_t (*next)(struct bb_transport *t); /* ns time of the next timer, ~0: none */
+	void (*enter)(struct bb_transport *t);	/* see bb_net_enter(); may be NULL */
 	void (*free)(struct bb_transport *t);
 };
 
@@ -97,6 +108,8 @@ struct bb_net;
  * Return: 0 or -errno.
  */
 int bb_net_new(struct bb_net **out, struct bb_peers *peers, struct bb_home *home, unsigned int index);
+/* By the thread that will use it, with its rights, before its system calls are filtered: opens what they may not. */
+void bb_net_enter(void *net);
 void bb_net_free(struct bb_net *net);	/* ends every open request with TIMEOUT */
 
 /* Errors come by ->done, never by return. */
@@ -110,6 +123,8 @@ unsigned int bb_net_inflight(const struct bb_net *net);
 struct bb_net_stats {
 	uint64_t tx_packets, rx_packets, tx_bytes, rx_bytes;
 	uint64_t tx_xdp, rx_xdp; /* of these, by AF_XDP */
+	uint64_t rdma_reads, rdma_writes; /* pages, one-sided */
+	uint64_t rdma_links, rdma_breaks; /* connections made, and broken */
 	uint64_t resent, again, timeouts, bad_tag, malformed, stale, nacks[BB_ST_MAX];
 };
 void bb_net_stats(const struct bb_net *net, struct bb_net_stats *out);

@@ -209,6 +209,11 @@ uint16_t bb_peers_place(struct bb_peers *p, uint64_t bytes, const uint16_t *skip
 	return node;
 }
 
+void bb_peers_rdma(struct bb_peers *p, bool on)
+{
+	atomic_store(&p->rdma, on);
+}
+
 void bb_peers_own(struct bb_peers *p, uint64_t lent, uint64_t free_bytes)
 {
 	struct bb_peer_entry *e;

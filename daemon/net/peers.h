@@ -24,6 +24,7 @@ struct bb_peer {
 	bool self;		/* this host's own home */
 	bool alive;		/* a HELLO within the last BB_PEER_DEAD_NS */
 	bool key_differs;	/* its packets fail authentication */
+	bool rdma;		/* its home takes RDMA connections */
 	uint32_t boot;		/* incarnation of its home */
 	uint64_t lent, free;	/* bytes, as it last said */
 	uint64_t last_hello;	/* bb_now_ns() */
@@ -92,6 +93,8 @@ int bb_peers_link(struct bb_peers *p, uint16_t node, uint8_t mac[6], uint32_t *i
 #define BB_PEERS_ADOPT 64
 /* Homes that extents have come here from: what comes in for them is ours to answer. The others no longer. */
 void bb_peers_adopt(struct bb_peers *p, const uint16_t *nodes, unsigned int n);
+/* What the next HELLO announces: that the home takes RDMA connections. */
+void bb_peers_rdma(struct bb_peers *p, bool on);
 /* What the next HELLO announces: bytes. */
 void bb_peers_own(struct bb_peers *p, uint64_t lent, uint64_t free_bytes);
 /* Sends what is due, finds who is dead. Return: bb_now_ns() time of the next call. */

@@ -8,6 +8,7 @@
 #define BB_DAEMON_PEERS_IMPL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "net/announce.h"
 #include "net/hello.h"
@@ -57,6 +58,7 @@ struct bb_peers {
 	uint32_t conflict_boot;
 	uint32_t dev_mtu;	/* of the link of discovery; another one: paths are measured anew */
 	bool group_failed;
+	_Atomic bool rdma;
 	unsigned int rng;
 
 	struct in6_addr bad[BB_BAD_SOURCES_MAX];

@@ -22,7 +22,7 @@ static struct bb_hello own_hello(struct bb_peers *p, uint8_t flags)
 {
 	const struct bb_peer_entry *e = bb_peer_find(p, p->cfg.node);
 	struct bb_hello h = {
-		.flags = flags | (p->moved ? BB_HELLO_MOVED : 0),
+		.flags = (uint8_t)(flags | (atomic_load(&p->rdma) ? BB_HELLO_RDMA : 0) | (p->moved ? BB_HELLO_MOVED : 0)),
 		.node = p->cfg.node,
 		.port = p->cfg.port,
 		.tenant = p->cfg.tenant,

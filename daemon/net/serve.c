@@ -437,6 +437,14 @@ static void serve_tracked(struct bb_serve *s, const struct request *q)
 	}
 }
 
+static void serve_close(struct bb_serve *s, const struct request *q)
+{
+	struct bb_wire_close c;
+
+	bb_wire_close_decode(&q->m, &c);
+	answer(s, q, s->close ? s->close(s->close_arg, q->asker.node, (uint8_t)q->asker.ptr, c.number, c.seen) : BB_ST_OK, 0);
+}
+
 /* --- packets ------------------------------------------------------------ */
 
 static void hello(struct bb_serve *s, const struct bb_sock_packet *p)
@@ -574,6 +582,8 @@ void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 		return refuse(s, &q, BB_ST_BOOT, NULL);
 	if (q.dst.cmd == BB_CMD_READ || q.dst.cmd == BB_CMD_READ_RUN)
 		serve_read(s, &q);
+	else if (q.dst.cmd == BB_CMD_CLOSE)
+		serve_close(s, &q);
 	else
 		serve_tracked(s, &q);
 }

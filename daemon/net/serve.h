@@ -44,6 +44,9 @@ struct bb_serve {
 	/* An extent has moved, or one that was taken over was freed: steering and mover look. May be NULL. */
 	void (*moved)(void *arg);
 	void *move_arg;
+	/* CLOSE: ends connections of a node's pager up to a number. Return: enum bb_status. NULL: there are none. */
+	uint8_t (*close)(void *arg, uint16_t node, uint8_t pager, uint64_t number, uint64_t seen);
+	void *close_arg;
 	const struct bb_policy *policy; /* BB_POLICY_ENTRIES, by command; NULL: none */
 	/* Return: 0 or -errno; -EMSGSIZE makes it try smaller segments. */
 	int (*send)(void *arg, const struct bb_serve_out *out);

@@ -36,6 +36,7 @@
 #include "log.h"
 #include "net/inject.h"
 #include "net/peers.h"
+#include "net/rdma.h"
 #include "net/serve.h"
 #include "rights.h"
 
@@ -134,6 +135,7 @@ static uint64_t tick(struct bb_server *s, uint64_t now)
 		bb_home_stats(s->home, &st);
 	bb_peers_own(s->peers, st.lent, st.lent > st.used ? st.lent - st.used : 0);
 	s->serve.hello_due = false;
+	bb_rdma_keep_address();
 	if (s->cfg.moves.tick)
 		s->cfg.moves.tick(s->cfg.moves.arg);
 	return bb_peers_tick(s->peers, s->fd, now);
@@ -261,6 +263,8 @@ int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_ho
 	s->serve.may_move = cfg->moves.may_move;
 	s->serve.moved = cfg->moves.moved;
 	s->serve.move_arg = cfg->moves.arg;
+	s->serve.close = cfg->close;
+	s->serve.close_arg = cfg->close_arg;
 	s->serve.send = send_answer;
 	s->serve.arg = s;
 	ret = -pthread_create(&s->thread, NULL, loop, s);

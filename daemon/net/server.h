@@ -44,6 +44,8 @@ struct bb_server_config {
 	const struct bb_policy *policy; /* see bb_steer_policy(); may be NULL */
 	struct bb_adopt *adopt;	/* may be NULL */
 	struct bb_server_moves moves;
+	uint8_t (*close)(void *arg, uint16_t node, uint8_t pager, uint64_t number, uint64_t seen); /* see net/serve.h */
+	void *close_arg;
 };
 
 int bb_server_start(struct bb_server **out, struct bb_peers *peers, struct bb_home *home, const struct bb_server_config *cfg);

@@ -109,7 +109,7 @@ struct bb_udp_tx {
 	struct iovec iov[BB_UDP_TX][2];
 	struct sockaddr_in6 to[BB_UDP_TX];
 	struct bb_hdr hdr[BB_UDP_TX];
-	uint8_t small[BB_UDP_TX][BB_UPDATE_BYTES]; /* payload of CREATE, UPDATE */
+	uint8_t small[BB_UDP_TX][BB_CLOSE_BYTES]; /* payload of CREATE, UPDATE, CLOSE */
 	struct bb_udp_peer *peer[BB_UDP_TX];
 };
 

@@ -141,6 +141,12 @@ static void tx_request(struct bb_udp *u, struct bb_net_req *r)
 		m.length = BB_UPDATE_BYTES;
 		tx_add(u, r, r->ptr, &m, small, m.length);
 		break;
+	case BB_CMD_CLOSE:
+		small = small_payload(u);
+		bb_wire_close_request(&(struct bb_wire_close){ .number = r->number, .seen = r->seen }, small);
+		m.length = BB_CLOSE_BYTES;
+		tx_add(u, r, 0, &m, small, m.length);
+		break;
 	case BB_CMD_DELETE:
 		tx_add(u, r, r->ptr, &m, NULL, 0);
 		break;
@@ -162,6 +168,7 @@ static uint16_t segments(struct bb_udp_peer *p, const struct bb_net_req *r, uint
 	case BB_CMD_CREATE:
 	case BB_CMD_DELETE:
 	case BB_CMD_UPDATE:
+	case BB_CMD_CLOSE:
 		return 1;
 	case BB_CMD_WRITE:
 	case BB_CMD_ALLOC_WRITE:

@@ -25,6 +25,7 @@
 #include "clock.h"
 #include "keep/keep.h"
 #include "log.h"
+#include "low.h"
 #include "program.h"
 #include "rights.h"
 
@@ -240,7 +241,7 @@ static void *loop(void *arg)
 		if (sched_setaffinity(0, sizeof(set), &set) < 0)
 			bb_warn("pager %u: cannot run on CPU %d (error %d)", pg->cfg.index, pg->cfg.cpu, errno);
 	}
-	bb_rights_thread(BB_ROLE_PAGER);
+	bb_rights_thread_with(BB_ROLE_PAGER, bb_net_enter, pg->net);
 	for (;;) {
 		if (pg->inbox)
 			take_inbox(pg);
@@ -311,7 +312,7 @@ int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg)
 		bb_net_free(pg->net);
 		goto fail;
 	}
-	r = -pthread_create(&pg->thread, NULL, loop, pg);
+	r = -bb_low_thread(&pg->thread, loop, pg);
 	if (r < 0) {
 		bb_net_free(pg->net);
 		goto fail;

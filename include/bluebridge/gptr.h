@@ -48,6 +48,7 @@ enum bb_cmd {
 	BB_CMD_NACK = 9,
 	BB_CMD_INVOKE = 10,
 	BB_CMD_READ_RUN = 11,	/* one pointer and a length of several pages */
+	BB_CMD_CLOSE = 12,	/* the asker gives a queue pair up (RDMA) */
 };
 
 /* All fields in host byte order. */

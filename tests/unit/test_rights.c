@@ -22,6 +22,7 @@
 #include <cmocka.h>
 
 #include "log.h"
+#include "low.h"
 
 #define BROKEN 40 /* exit status: what was looked for is not so */
 
@@ -262,6 +263,78 @@ static void test_capabilities_for_bpf(void **state)
 	assert_int_equal(in_role(BB_ROLE_MAIN, &c, bpf_caps), 0);
 }
 
+/* A verbs device's ioctl; EBADF: it came to the kernel. */
+static int verbs_ioctl(void)
+{
+	bb_rights_drop(BB_ROLE_PAGER);
+	return syscall(SYS_ioctl, 1000, 0xc0181b01UL, NULL) < 0 && errno == EBADF;
+}
+
+static int with_rdma(enum bb_role role)
+{
+	int out, st;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (!pid) {
+		bb_log_init("bbd", BB_LOG_ERROR);
+		close(2);
+		bb_rights_start(&all);
+		bb_rights_rdma();
+		bb_rights_thread(role);
+		_exit(verbs_ioctl());
+	}
+	out = waitpid(pid, &st, 0);
+	assert_int_equal(out, pid);
+	return WIFEXITED(st) ? WEXITSTATUS(st) : -1;
+}
+
+/* Who drives the NIC, and who takes extents away; nobody where there is none. */
+static void test_verbs(void **state)
+{
+	need_filter();
+	for (int role = BB_ROLE_CONTROL; role < BB_ROLE_MAX; role++) {
+		const bool may = role == BB_ROLE_CONTROL || role == BB_ROLE_PAGER || role == BB_ROLE_SERVER || role == BB_ROLE_RDMA;
+
+		assert_int_equal(in_role((enum bb_role)role, &all, verbs_ioctl), 0);
+		assert_int_equal(with_rdma((enum bb_role)role), may);
+	}
+}
+
+static int made_low;
+
+static void *low_thread(void *arg)
+{
+	made_low = caps(true) || caps(false) ? 1 : 2;
+	return NULL;
+}
+
+static void low_call(void *arg)
+{
+	*(int *)arg = caps(true) || caps(false) ? 1 : 2;
+}
+
+static int low(void)
+{
+	pthread_t t;
+	int called = 0;
+
+	if (bb_low_start())
+		return 3;
+	bb_low_call(low_call, &called);
+	if (bb_low_thread(&t, low_thread, NULL))
+		return 4;
+	pthread_join(t, NULL);
+	bb_low_stop();
+	bb_low_call(low_call, &called); /* here, where there is none any more */
+	return made_low == 2 && called ? 0 : 5;
+}
+
+static void test_low(void **state)
+{
+	assert_int_equal(in_role(BB_ROLE_MAIN, &all, low), 0);
+}
+
 static void test_off(void **state)
 {
 	struct bb_rights_config c = all;
@@ -281,6 +354,8 @@ int main(void)
 		cmocka_unit_test(test_a_signal_that_is_no_call),
 		cmocka_unit_test(test_malloc_is_not_told_of),
 		cmocka_unit_test(test_capabilities),
+		cmocka_unit_test(test_verbs),
+		cmocka_unit_test(test_low),
 		cmocka_unit_test(test_off),
 	};
 

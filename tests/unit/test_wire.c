@@ -218,10 +218,33 @@ static void test_create(void **state)
 	assert_int_equal(reply(C, MSG(.nseg = 1, .length = 12), 12), BB_ST_MALFORMED);
 }
 
+static void test_close(void **state)
+{
+	const uint8_t C = BB_CMD_CLOSE;
+	struct bb_wire_close c = { .number = 0x0102030405060708, .seen = 9 }, back;
+	struct bb_msg m = { .payload = buf + 40, .paylen = BB_CLOSE_BYTES };
+
+	bb_wire_close_request(&c, buf + 40);
+	bb_wire_close_decode(&m, &back);
+	assert_true(back.number == c.number && back.seen == c.seen);
+	m.paylen--;
+	bb_wire_close_decode(&m, &back);
+	assert_true(!back.number && !back.seen);
+	assert_int_equal(request(C, 0, MSG(.nseg = 1, .length = 16), 16), BB_ST_OK);
+	assert_int_equal(request(C, 4096, MSG(.nseg = 1, .length = 16), 16), BB_ST_MALFORMED);
+	assert_int_equal(request(C, 0, MSG(.nseg = 1, .length = 15), 15), BB_ST_MALFORMED);
+	assert_int_equal(request(C, 0, MSG(.nseg = 1, .length = 16), 15), BB_ST_MALFORMED);
+	assert_int_equal(request(C, 0, MSG(.nseg = 2, .length = 16), 16), BB_ST_MALFORMED);
+	assert_int_equal(request(C, 0, MSG(.nseg = 1, .flags = 1, .length = 16), 16), BB_ST_MALFORMED);
+	assert_int_equal(reply(C, MSG(.nseg = 1), 0), BB_ST_OK);
+	assert_int_equal(reply(C, MSG(.nseg = 1, .length = 2), 2), BB_ST_MALFORMED);
+	assert_int_equal(reply(C, MSG(.nseg = 2), 0), BB_ST_MALFORMED);
+}
+
 static void test_commands(void **state)
 {
 	for (unsigned int cmd = 0; cmd < 128; cmd++) {
-		bool known = cmd == BB_CMD_READ || cmd == BB_CMD_READ_RUN || bb_wire_tracked((uint8_t)cmd);
+		bool known = cmd == BB_CMD_READ || cmd == BB_CMD_READ_RUN || cmd == BB_CMD_CLOSE || bb_wire_tracked((uint8_t)cmd);
 
 		assert_int_equal(request((uint8_t)cmd, 0, MSG(.nseg = 1), 0) == BB_ST_COMMAND, !known);
 		assert_int_equal(reply((uint8_t)cmd, MSG(.nseg = 1), 0) == BB_ST_COMMAND, !known);
@@ -270,7 +293,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_layout), cmocka_unit_test(test_read),   cmocka_unit_test(test_write),
-		cmocka_unit_test(test_state),  cmocka_unit_test(test_create), cmocka_unit_test(test_commands),
+		cmocka_unit_test(test_state),  cmocka_unit_test(test_create), cmocka_unit_test(test_close), cmocka_unit_test(test_commands),
 		cmocka_unit_test(test_seal),
 	};
 
