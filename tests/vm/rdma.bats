@@ -64,6 +64,10 @@ rdma_holds() {
 	rdma_holds "by RDMA: sort, its memory at the other host"
 }
 
+@test "by RDMA: scripts/bench/rdma measures Table 1, every byte right" {
+	rdma_holds "by RDMA: scripts/bench/rdma, Table 1"
+}
+
 @test "by RDMA: the other bbd is killed and started again under load: nothing is lost" {
 	rdma_holds "by RDMA: the other bbd is killed and started again under load"
 }
