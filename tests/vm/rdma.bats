@@ -7,14 +7,14 @@
 load ../bats/common
 
 setup_file() {
-	local k what
+	local k what seconds
 
 	cd "$TOP" || return
 	for k in 6.12 6.1; do
 		# Without UFFDIO_MOVE (6.1) no pages travel: the bed alone.
-		[[ $k == 6.1 ]] && what=bed || what=all
+		[[ $k == 6.1 ]] && what=bed seconds=100 || what=all seconds=300
 		echo 0 >"$BATS_FILE_TMPDIR/$k.rc"
-		tests/vm/pair --seconds 240 "$k" -- env B="${B:-build}" tests/vm/rdma "$what" >"$BATS_FILE_TMPDIR/$k.out" \
+		tests/vm/pair --seconds "$seconds" "$k" -- env B="${B:-build}" tests/vm/rdma "$what" >"$BATS_FILE_TMPDIR/$k.out" \
 			2>"$BATS_FILE_TMPDIR/$k.err" || echo $? >"$BATS_FILE_TMPDIR/$k.rc"
 		grep -h '^#' "$BATS_FILE_TMPDIR/$k.out" | sed "s/^# /# $k: /" >&3 || :
 	done
