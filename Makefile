@@ -158,8 +158,8 @@ $(B)/bench/%: $(B)/obj/scripts/bench/%.o $(B)/lib.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LIBS) -lpthread
 
-# One that is a client of bbd's kind.
-$(B)/bench/net_read: $(B)/obj/scripts/bench/net_read.o $(B)/daemon.a $(B)/lib.a
+# Clients of bbd's kind.
+$(B)/bench/net_read $(B)/bench/table1: $(B)/bench/%: $(B)/obj/scripts/bench/%.o $(B)/daemon.a $(B)/lib.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)

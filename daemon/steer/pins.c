@@ -229,9 +229,11 @@ int bb_pins_put_slab(const struct bb_pins *p, uint32_t index, int fd)
 
 void bb_pins_clear_slabs(const struct bb_pins *p, const uint8_t *stays)
 {
+	const uint64_t end = (__atomic_load_n(&p->cfg->bytes, __ATOMIC_SEQ_CST) + (1u << BB_STEER_SLAB_SHIFT) - 1) >> BB_STEER_SLAB_SHIFT;
 	uint32_t id = 0;
 
-	for (uint32_t i = 0; i < BB_STEER_SLABS_MAX; i++)
+	/* Linux before 6.8 waits for an RCU grace period at each look and each change. */
+	for (uint32_t i = 0; i < BB_STEER_SLABS_MAX && i < end; i++)
 		if (!stays[i] && !elem(BPF_MAP_LOOKUP_ELEM, p->slabs, &i, &id))
 			elem(BPF_MAP_DELETE_ELEM, p->slabs, &i, NULL);
 }

@@ -35,7 +35,7 @@ bool bb_pins_same(const struct bb_pins *p, const char *dir);
 int bb_pins_new_slab(void);
 /* Puts a slab's map under its index, if it is not there yet. Return: 0 or -errno. */
 int bb_pins_put_slab(const struct bb_pins *p, uint32_t index, int fd);
-/* Takes out all slabs but those whose index says so. */
+/* Takes out all slabs below cfg->bytes but those whose index says so. */
 void bb_pins_clear_slabs(const struct bb_pins *p, const uint8_t *stays);
 
 /* --- what moved; only where over is not -1 --- */

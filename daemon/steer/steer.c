@@ -133,12 +133,25 @@ static void cfg_set(struct bb_steer *s, uint32_t flags, uint64_t bytes)
 	} else {
 		c->k0 = c->k1 = 0; /* nobody is to find it there */
 	}
-	c->bytes = bytes;
+	__atomic_store_n(&c->bytes, bytes, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&c->flags, flags, __ATOMIC_RELEASE);
 	cfg_end(c);
 }
 
 /* --- slabs ---------------------------------------------------------------------- */
+
+static uint64_t end_of(uint64_t i)
+{
+	return (i + 1) << SLAB_SHIFT;
+}
+
+/* See bytes of struct bb_steer_cfg: what is put in is found again by the bbd after one that was killed. */
+static int put_slab(struct bb_steer *s, uint64_t i, int fd)
+{
+	if (s->pins.cfg->bytes < end_of(i))
+		__atomic_store_n(&s->pins.cfg->bytes, end_of(i), __ATOMIC_SEQ_CST);
+	return bb_pins_put_slab(&s->pins, (uint32_t)i, fd);
+}
 
 /* Return: bytes up to the end of the last slab that is a map. */
 static uint64_t put_slabs(struct bb_steer *s, bool clear)
@@ -148,7 +161,7 @@ static uint64_t put_slabs(struct bb_steer *s, bool clear)
 	int fd, ret;
 
 	for (uint64_t i = 0; s->cfg.home && (fd = bb_home_next_map(s->cfg.home, &i)) >= 0 && i < BB_STEER_SLABS_MAX; i++) {
-		ret = bb_pins_put_slab(&s->pins, (uint32_t)i, fd);
+		ret = put_slab(s, i, fd);
 		if (ret) {
 			bb_warn("steer: slab %llu cannot be given to the kernel (%s): bbd serves it", (unsigned long long)i,
 				strerrordesc_np(-ret));
@@ -156,7 +169,7 @@ static uint64_t put_slabs(struct bb_steer *s, bool clear)
 		}
 		if (ours)
 			ours[i] = 1;
-		end = (i + 1) << SLAB_SHIFT;
+		end = end_of(i);
 		n++;
 	}
 	if (clear && ours)
@@ -174,7 +187,7 @@ static void make_slabs(struct bb_steer *s)
 
 	while (s->cfg.home && bb_home_claim(s->cfg.home, &i)) {
 		int fd = !s->open ? -ENODEV : i >= BB_STEER_SLABS_MAX ? -E2BIG : bb_pins_new_slab();
-		int ret = fd < 0 ? fd : bb_pins_put_slab(&s->pins, (uint32_t)i, fd);
+		int ret = fd < 0 ? fd : put_slab(s, i, fd);
 
 		if (ret && fd >= 0) {
 			close(fd);
@@ -182,7 +195,7 @@ static void make_slabs(struct bb_steer *s)
 		}
 		/* There before the first page of it is lent. */
 		if (!ret)
-			cfg_set(s, BB_SC_KNOWN | BB_SC_SERVE, (i + 1) << SLAB_SHIFT);
+			cfg_set(s, BB_SC_KNOWN | BB_SC_SERVE, s->pins.cfg->bytes);
 		ret = bb_home_give(s->cfg.home, i, fd);
 		if (ret && fd >= 0)
 			close(fd);
@@ -238,7 +251,7 @@ static void take_over(struct bb_steer *s)
 	s->open = true;
 	s->said[0] = 0;
 	if (!cfg_is_ours(s))
-		cfg_set(s, 0, 0);
+		cfg_set(s, 0, s->pins.cfg->bytes);
 	bytes = put_slabs(s, true);
 	if (!cfg_is_ours(s) || s->pins.cfg->flags != flags || s->pins.cfg->bytes != bytes)
 		cfg_set(s, flags, bytes);
@@ -376,9 +389,10 @@ static void *loop(void *arg)
 			wait = bb_sockets_look(&s->sockets, s->open);
 	}
 	if (s->open && !leave) {
-		cfg_set(s, 0, 0);
+		cfg_set(s, 0, s->pins.cfg->bytes);
 		bb_moves_sync(&s->pins, NULL, NULL, s->cfg.tenant, s->cfg.node, s->nodes);
 		bb_pins_clear_slabs(&s->pins, none);
+		cfg_set(s, 0, 0);
 	}
 	bb_sockets_fini(&s->sockets);
 	if (s->open)

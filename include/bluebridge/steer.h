@@ -63,7 +63,7 @@
 #define BB_STEER_FS "/run/bluebridge/bpf"
 #define BB_STEER_STATE "/run/bluebridge/bpf.state"
 
-#define BB_STEER_VERSION 1
+#define BB_STEER_VERSION 2
 
 /* --- slabs ------------------------------------------------------------------ */
 
@@ -104,7 +104,11 @@ struct bb_steer_cfg {
 	__u32 boot;
 	__u32 serial;		/* rises when bbd changes the rest; odd while it does */
 	__u64 k0, k1;		/* SipHash key of the tags */
-	__u64 bytes;		/* of slabs that are there */
+	/*
+	 * No slab of bb_slabs ends beyond it, at any instant, whoever is killed: raised
+	 * before one is put in, lowered after those beyond were taken out. For bbd alone.
+	 */
+	__u64 bytes;
 };
 
 #define BB_SC_KNOWN 0x1u	/* tenant, node, port, key are valid: NDP, policy, tags */

@@ -174,7 +174,7 @@ def rows(names):
             table = table or operations()
             got = table[n.split("-")[1]]
             out.append(row(n, got["p50"] / 1000, "us", p95_us=got["p95"] / 1000,
-                           note=f"by UDP; 95th percentile {us(got['p95'])} us; by RDMA: - (needs a device)"))
+                           note=f"by UDP; 95th percentile {us(got['p95'])} us; by RDMA: scripts/bench/rdma"))
         except Skipped as e:
             out.append(row(n, None, "", skipped=f"skipped: {e}"))
     if set(WAYS) <= set(names):

@@ -65,9 +65,11 @@ holds() {
 	holds 6.1 "bbd makes no system call that its filter refuses"
 }
 
-@test "6.1: programs load and are right, the switch's at clsact" {
+@test "6.1: programs load and are right, the switch's at clsact; READs are answered in the kernel" {
 	holds 6.1 "bbload's selftest"
 	holds 6.1 "the switch's programs are at clsact"
+	holds 6.1 "all operations, every byte right"
+	holds 6.1 "the kernel answered their READs"
 }
 
 @test "6.1: the rack leaves nothing behind" {
