@@ -237,6 +237,7 @@ struct bb_program {
 enum bb_rest_way { BB_REST_SPIN, BB_REST_SLEEP, BB_REST_WAYS };
 struct bb_resting {
 	uint64_t worked_at;	/* the last round that found work */
+	uint64_t said_at;	/* counters were handed to other threads */
 	uint64_t since;		/* the thread has had nothing to do since; 0: it has */
 	enum bb_rest_way way;	/* what it does now */
 	enum bb_rest_way best;	/* what has been better */

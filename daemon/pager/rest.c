@@ -30,12 +30,20 @@
 #include "program.h"
 
 #define TICK_NS 100000000ULL /* longest sleep */
+#define SAY_NS 10000000ULL
 #define SHARED_NS 1500	/* a yield that finds nobody else takes a third of that */
 #define LOOKS 8		/* at the network, between two rounds */
 #define TRY_EVERY 512u	/* faults; a power of two */
 #define TRIES 4u
 #define LONG_NS 100000u	/* what takes longer is the program's own */
 #define LEAD_NS 1000u	/* spinning has to be that much better: it costs CPU time */
+
+/* What others ask the counters for. */
+static void say(struct bb_pager *pg)
+{
+	bb_net_stats(pg->net, &pg->net_stats);
+	pg->rest.said_at = pg->now;
+}
 
 /* Has anything come to the staging rings since the last round? All else wakes the epoll by itself. */
 static bool asked_for_kicks(struct bb_pager *pg)
@@ -68,7 +76,7 @@ static void sleep_until_work(struct bb_pager *pg, bool fresh)
 			gone |= p->gone;
 			parked |= !bb_absent(p) && (p->parked_n > 0 || p->freezing);
 		}
-		bb_net_stats(pg->net, &pg->net_stats);
+		say(pg);
 	}
 	next = bb_net_next(pg->net);
 	wait = next <= pg->now ? 0 : next - pg->now;
@@ -146,6 +154,8 @@ void bb_rest(struct bb_pager *pg, int work)
 	struct bb_resting *r = &pg->rest;
 	const bool sleeps = r->way == BB_REST_SLEEP;
 
+	if (pg->now - r->said_at > SAY_NS)
+		say(pg);
 	if (pg->fills_due)
 		r->since = 0;
 	else if (work && !r->since)
