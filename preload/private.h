@@ -173,10 +173,15 @@ int bb_extents_register(uint32_t first, uint32_t n);
 /* --- evict.c ------------------------------------------------------------- */
 
 int bb_evict_start(void);
+
+/* --- seal.c -------------------------------------------------------------- */
+
 /* Is anything at this address, swapped out or not? Return: 1, 0, or -1: not to be told. */
 int bb_page_has_content(uintptr_t at);
 /* LOCAL to MANAGED. Lock held. Return: 0 or -errno. */
 int bb_extent_seal(uint32_t e);
+/* Before sealing, and again in a fork child. */
+void bb_pagemap_open(void);
 
 /* --- recover.c ----------------------------------------------------------- */
 

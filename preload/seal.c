@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sealing: a LOCAL extent, ordinary memory until now, becomes MANAGED. It is
+ * registered with userfaultfd, and each of its pages that has content gets a word
+ * that says so. What the kernel's page tables say decides, see find_content().
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <bluebridge/kernel.h>
+
+#include "fds.h"
+#include "log.h"
+#include "private.h"
+
+/* /proc/PID/pagemap: present, or swapped out (as which pages count that the kernel is moving). */
+#define PM_CONTENT (1ULL << 63 | 1ULL << 62)
+
+/* The kernel's page table entries. Return: false where /proc is not to be had. */
+static bool look(uintptr_t at, uint64_t *entry, size_t n)
+{
+	off_t off = (off_t)((at >> BB_PAGE_SHIFT) * sizeof(*entry));
+
+	return bb_rg.pagemap >= 0 && pread(bb_rg.pagemap, entry, n * sizeof(*entry), off) == (ssize_t)(n * sizeof(*entry));
+}
+
+int bb_page_has_content(uintptr_t at)
+{
+	uint64_t entry;
+
+	return look(at, &entry, 1) ? !!(entry & PM_CONTENT) : -1;
+}
+
+/*
+ * Which pages of an extent have content: mapped, swapped out by the kernel, or
+ * on their way between two places. mincore(2) would not do: it takes a page
+ * that was swapped out for one that never was. Without /proc all count; those
+ * that turn out to have none are EMPTY when the hand comes to them.
+ */
+static void find_content(uint32_t first, bool has[BB_EXTENT_PAGES])
+{
+	uint64_t entry[BB_EXTENT_PAGES];
+	bool known = look(bb_addr_of(first), entry, BB_EXTENT_PAGES);
+
+	for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++)
+		has[i] = !known || (entry[i] & PM_CONTENT);
+}
+
+int bb_extent_seal(uint32_t e)
+{
+	struct bb_region *g = &bb_rg;
+	uint32_t first = e * BB_EXTENT_PAGES, at = first, end = first + BB_EXTENT_PAGES, n = 0, i;
+	bool has[BB_EXTENT_PAGES];
+	unsigned int gen;
+	int64_t run, keep = 0;
+	int r;
+
+	if (g->xp[e] & BB_XP_FOREIGN)
+		return -EBUSY;
+	/* What nobody owns need not be paged: give it back. */
+	g->xp[e] &= (uint8_t)~BB_XP_DIRTY;
+	while (at < end) {
+		run = bb_runs_find(&g->runs, at);
+		if (run >= 0) {
+			at = (uint32_t)run + bb_runs_len(&g->runs, (uint32_t)run);
+			continue;
+		}
+		run = bb_runs_next(&g->runs, at, &n);
+		i = run < 0 || run > end ? end : (uint32_t)run;
+		(void)bb_pages_zap(at, i - at, true);
+		at = i;
+	}
+	if (!atomic_load(&g->x[e].used)) {
+		g->cached -= g->cached < BB_EXTENT_PAGES ? g->cached : BB_EXTENT_PAGES;
+		atomic_store(&g->x[e].state, BB_X_NONE);
+		bb_credit_give(g->ctl, BB_EXTENT_PAGES);
+		return 0;
+	}
+
+	atomic_store(&g->x[e].state, BB_X_SEALING);
+	r = bb_extents_register(e, 1);
+	if (r < 0) {
+		atomic_store(&g->x[e].state, BB_X_LOCAL);
+		bb_pages_wake(first, BB_EXTENT_PAGES);
+		return r;
+	}
+	/*
+	 * From here on a missing page faults into bbd, which leaves it alone
+	 * while the extent is SEALING. So what is found now cannot grow.
+	 */
+	find_content(first, has);
+	gen = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
+	for (i = 0; i < BB_EXTENT_PAGES; i++) {
+		bb_pw w = atomic_load(&g->pw[first + i]) & BB_PW_WB;
+
+		if (has[i]) {
+			w = bb_pw_with_gen(bb_pw_with(w, BB_P_RESIDENT), gen);
+			keep++;
+		}
+		atomic_store(&g->pw[first + i], w);
+	}
+	atomic_store(&g->x[e].resident, (uint16_t)keep);
+	atomic_store(&g->x[e].flags, 0);
+	atomic_store(&g->x[e].state, BB_X_MANAGED);
+	bb_pages_wake(first, BB_EXTENT_PAGES);
+	bb_credit_give(g->ctl, BB_EXTENT_PAGES - keep);
+	atomic_fetch_add_explicit(&g->ctl->n_seal, 1, memory_order_relaxed);
+	return 0;
+}
+
+/* In a fork child it is the parent's still. Kept open: the program may lose sight of /proc. */
+void bb_pagemap_open(void)
+{
+	struct bb_region *g = &bb_rg;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), r;
+
+	bb_fd_close(g->pagemap);
+	g->pagemap = -1;
+	if (fd < 0)
+		return;
+	r = bb_fd_hide(fd);
+	if (r < 0)
+		close(fd);
+	g->pagemap = r < 0 ? -1 : r;
+}
