@@ -263,9 +263,9 @@ static void transport(struct doctor *d)
 	}
 	check(d, CHECK_OK, "transport", "RDMA: %s", str(r, "device"));
 	soft_roce(d, str(r, "device"));
-	if (num(d->facts, "lent") && !flag(r, "home")) {
+	if (flag(r, "lends") && !flag(r, "home")) {
 		check(d, CHECK_WARN, "transport", "memory that this host lends is served by UDP alone: bbd's log says why");
-		mend(d, "systemctl restart bbd, and look: journalctl -u bbd");
+		mend(d, "LimitMEMLOCK=infinity in the service (ulimit -l unlimited), then: systemctl restart bbd");
 	} else if (num(r, "slabs_refused")) {
 		check(d, CHECK_WARN, "transport", "%llu slabs of lent memory could not be registered (%s): their pages go by UDP",
 		      (unsigned long long)num(r, "slabs_refused"), str(r, "slabs_why"));

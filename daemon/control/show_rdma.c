@@ -28,9 +28,9 @@ json_t *bb_control_rdma(struct bb_control *c)
 	struct bb_rdma_home_stats s;
 
 	bb_rdma_home_stats(c->rdma, &s);
-	return json_pack("{s:b, s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "on", (int)bb_rdma_on(), "device",
+	return json_pack("{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "on", (int)bb_rdma_on(), "device",
 			 bb_rdma_on() ? bb_rdma_why() : "", "why", bb_rdma_on() ? "" : bb_rdma_why(), "home",
-			 (int)(c->rdma != NULL), "links", (json_int_t)s.links, "windows", (json_int_t)s.windows, "slabs",
+			 (int)(c->rdma != NULL), "lends", (int)(c->home != NULL), "links", (json_int_t)s.links, "windows", (json_int_t)s.windows, "slabs",
 			 (json_int_t)s.slabs, "slabs_refused", (json_int_t)s.refused, "accepted", (json_int_t)s.accepted,
 			 "rejected", (json_int_t)s.rejected, "asked", (json_int_t)s.asked, "closed", (json_int_t)s.closed,
 			 "slabs_why", s.why);

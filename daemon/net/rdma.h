@@ -66,7 +66,7 @@ enum bb_rdma_state {
 	BB_RDMA_NO_MEANS,	/* a queue pair or memory could not be had here */
 	BB_RDMA_STATES
 };
-/* From any thread. Return: the worst of the pagers' that is not UNUSED. */
+/* From any thread: what the pager that spoke of it last has to say. */
 enum bb_rdma_state bb_rdma_peer(uint16_t node);
 /* For people; "" for UP. */
 const char *bb_rdma_reason(enum bb_rdma_state s);

@@ -32,7 +32,7 @@ static struct ibv_context **devices; /* held, so that they stay open */
 static bool on, address_ours;
 static struct in6_addr address;
 static char why[160] = "it was not looked for";
-/* Bits of enum bb_rdma_state: who says it, by pager, is not kept. */
+/* enum bb_rdma_state, by node. */
 static _Atomic uint8_t state[1 << 16];
 
 const struct bb_rdma_dev *bb_rdma_dev(void)

@@ -26,7 +26,7 @@ struct bb_rdma_dev {
 const struct bb_rdma_dev *bb_rdma_dev(void);
 /* Is its port active? What rdma_cm sends while it is not breaks soft-RoCE for good (its QP 1 stays in error). */
 bool bb_rdma_port_up(void);
-/* Counts its failure to bbctl and doctor. */
+/* For bbctl and doctor. */
 void bb_rdma_set_state(unsigned int pager, uint16_t node, enum bb_rdma_state s);
 
 /* A node's address that connections are made to and from: computed from its number, never looked up. */

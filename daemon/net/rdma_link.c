@@ -275,6 +275,11 @@ static void on_event(struct bb_rdma_home *h, const struct rdma_cm_event *e)
 		return;
 	case RDMA_CM_EVENT_DEVICE_REMOVAL:
 		bb_warn_once("rdma: the device is gone: pages go by UDP until bbd is started anew");
+		if (!l && h->listener) { /* the kernel waits for it */
+			rdma_destroy_id(h->listener);
+			h->listener = NULL;
+			bb_peers_rdma(h->peers, false);
+		}
 		break;
 	case RDMA_CM_EVENT_CONNECT_ERROR:
 	case RDMA_CM_EVENT_UNREACHABLE:
