@@ -18,6 +18,9 @@
  * copy, copy to staging slots, publish STAGED, and give the memory back. Slots
  * are reserved before anything is claimed, so a claimed page never waits.
  *
+ * Where the kernel has no UFFDIO_MOVE the pages are copied, and discarded if
+ * nobody else has them: see discard.c.
+ *
  * Pages that cannot be moved (pinned for I/O, or of another protection) stay
  * RESIDENT. Pages shared with a forked child are un-shared by one store of the
  * byte that is there, then move like any other.
@@ -47,7 +50,7 @@
 #include "log.h"
 #include "private.h"
 
-#define BATCH 64
+#define BATCH BB_DISCARD_MAX
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
 /* /proc/PID/pagemap: present, or swapped out (as which pages count that the kernel is moving). */
 #define PM_CONTENT (1ULL << 63 | 1ULL << 62)
@@ -66,6 +69,7 @@ static struct {
 	unsigned int taken_in_round;
 	struct victim v[BATCH];
 	unsigned int nv;
+	uint64_t lost_seen;	/* n_lost when we last looked */
 } ev;
 
 /* --- sealing -------------------------------------------------------------- */
@@ -142,6 +146,8 @@ int bb_extent_seal(uint32_t e)
 	 * From here on a missing page faults into bbd, which leaves it alone
 	 * while the extent is SEALING. So what is found now cannot grow.
 	 */
+	if (!(g->features & UFFD_FEATURE_MOVE))
+		bb_discard_split(bb_addr_of(first));
 	find_content(first, has);
 	gen = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
 	for (i = 0; i < BB_EXTENT_PAGES; i++) {
@@ -188,6 +194,41 @@ static void staging_clear(unsigned int i, unsigned int n)
 
 	if (bb_sys_madvise(at, (size_t)n << BB_PAGE_SHIFT, MADV_DONTNEED) < 0)
 		(void)bb_sys_madvise(at, (size_t)n << BB_PAGE_SHIFT, MADV_DONTNEED_LOCKED);
+}
+
+/* Discarded behind our back, or the zero page: nothing to keep. */
+static void is_empty(uint32_t page)
+{
+	atomic_fetch_sub(&bb_rg.x[page / BB_EXTENT_PAGES].resident, 1);
+	release_busy(page, BB_P_EMPTY, BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH);
+	bb_credit_give(bb_rg.ctl, 1);
+}
+
+/* Pinned, locked or protected: it stays, and is young again. */
+static void stays(uint32_t page)
+{
+	unsigned int gen = atomic_load_explicit(&bb_rg.ctl->gen, memory_order_relaxed);
+
+	release_busy(page, bb_pw_with_gen(BB_P_RESIDENT, gen), BB_PW_GEN);
+	atomic_fetch_add_explicit(&bb_rg.ctl->n_evict_busy, 1, memory_order_relaxed);
+}
+
+/* Without UFFDIO_MOVE. */
+static void discard_all(void)
+{
+	enum bb_discarded out[BATCH];
+	uintptr_t at[BATCH];
+
+	for (unsigned int i = 0; i < ev.nv; i++)
+		at[i] = bb_addr_of(ev.v[i].page);
+	bb_discard(at, ev.nv, (uint8_t *)bb_rg.staging, out);
+	for (unsigned int i = 0; i < ev.nv; i++) {
+		ev.v[i].moved = out[i] == BB_DISCARD_GONE;
+		if (out[i] == BB_DISCARD_EMPTY)
+			is_empty(ev.v[i].page);
+		else if (out[i] == BB_DISCARD_STAYS)
+			stays(ev.v[i].page);
+	}
 }
 
 /*
@@ -256,18 +297,10 @@ static void move_run(unsigned int i, unsigned int n)
 			continue;
 		}
 		touched = false;
-		if (err == ENOENT) {
-			/* Discarded behind our back, or the zero page: nothing to keep. */
-			atomic_fetch_sub(&bb_rg.x[ev.v[i].page / BB_EXTENT_PAGES].resident, 1);
-			release_busy(ev.v[i].page, BB_P_EMPTY, BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH);
-			bb_credit_give(bb_rg.ctl, 1);
-		} else {
-			/* Pinned, locked or protected: it stays, and is young again. */
-			unsigned int gen = atomic_load_explicit(&bb_rg.ctl->gen, memory_order_relaxed);
-
-			release_busy(ev.v[i].page, bb_pw_with_gen(BB_P_RESIDENT, gen), BB_PW_GEN);
-			atomic_fetch_add_explicit(&bb_rg.ctl->n_evict_busy, 1, memory_order_relaxed);
-		}
+		if (err == ENOENT)
+			is_empty(ev.v[i].page);
+		else
+			stays(ev.v[i].page);
 		i++;
 		n--;
 	}
@@ -341,11 +374,15 @@ static unsigned int slots_free(void)
 static unsigned int run_batch(void)
 {
 	struct bb_region *g = &bb_rg;
+	const bool move = g->features & UFFD_FEATURE_MOVE;
 	unsigned int i, n, gone = 0;
 	uint64_t head = atomic_load(&g->ctl->stage_head);
 
-	staging_clear(0, ev.nv);
-	for (i = 0; i < ev.nv; i += n) {
+	if (move)
+		staging_clear(0, ev.nv);
+	else
+		discard_all();
+	for (i = 0; move && i < ev.nv; i += n) {
 		n = 1;
 		while (i + n < ev.nv && ev.v[i + n].page == ev.v[i].page + n)
 			n++;
@@ -359,7 +396,8 @@ static unsigned int run_batch(void)
 		gone++;
 	}
 	if (gone) {
-		staging_clear(0, ev.nv);
+		if (move)
+			staging_clear(0, ev.nv);
 		bb_credit_give(g->ctl, gone);
 		atomic_fetch_add_explicit(&g->ctl->n_evict, gone, memory_order_relaxed);
 		ev.taken_in_round += gone;
@@ -403,6 +441,31 @@ static bool pick(uint32_t e, unsigned int max)
 	return true;
 }
 
+/* Without UFFDIO_POISON bbd says LOST and WAIT, and the rest is for us. */
+void bb_lost_look(void)
+{
+	struct bb_region *g = &bb_rg;
+	uint64_t n = atomic_load(&g->ctl->n_lost);
+
+	if (g->features & UFFD_FEATURE_POISON || n == ev.lost_seen)
+		return;
+	ev.lost_seen = n;
+	bb_lock(&g->evicting);
+	for (uint32_t e = 0; e < g->rw_top; e++) {
+		for (uint32_t i = 0; bb_xstate(e) == BB_X_MANAGED && i < BB_EXTENT_PAGES; i++) {
+			_Atomic bb_pw *pw = &g->pw[e * BB_EXTENT_PAGES + i];
+			bb_pw w = atomic_load(pw);
+
+			if (bb_pw_state(w) != BB_P_LOST || !(w & BB_PW_WAIT) ||
+			    !atomic_compare_exchange_strong(pw, &w, bb_pw_with(w, BB_P_EVICTING)))
+				continue;
+			bb_lost_put(e * BB_EXTENT_PAGES + i);
+			release_busy(e * BB_EXTENT_PAGES + i, BB_P_LOST, 0);
+		}
+	}
+	bb_unlock(&g->evicting);
+}
+
 static int64_t room(void)
 {
 	struct bb_region_ctl *c = bb_rg.ctl;
@@ -425,6 +488,7 @@ static bool make_room(int64_t target)
 		unsigned int max = slots_free();
 		uint32_t used_extents;
 
+		bb_lost_look();
 		if (max > BATCH)
 			max = BATCH;
 		if (!max) {
@@ -488,10 +552,12 @@ static void *helper(void *arg)
 	prctl(PR_SET_NAME, "bb-helper");
 	atomic_store(&c->stuck, 0);
 	ev.age = AGE_OLD;
+	ev.lost_seen = UINT64_MAX;
 	while (!atomic_load(&c->closing)) {
 		uint32_t bell = atomic_load(&c->helper_bell);
 		int64_t low = atomic_load(&c->low);
 
+		bb_lost_look();
 		if (room() < low) {
 			bool ok = make_room(2 * low);
 
@@ -540,6 +606,11 @@ int bb_evict_start(void)
 	if (bb_rg.helper_runs)
 		return 0;
 	pagemap_open(&bb_rg);
+	if (!(bb_rg.features & UFFD_FEATURE_MOVE)) {
+		r = bb_discard_start();
+		if (r < 0)
+			return r;
+	}
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	pthread_attr_init(&attr);
