@@ -27,7 +27,6 @@
 #include "private.h"
 
 #define WANTED (UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MOVE | UFFD_FEATURE_POISON)
-#define AS_OLD "BB_TEST_NO_MOVE" /* set: as on Linux 6.1, without MOVE and POISON */
 #define STAGING_PAGES 64
 #define SLOTS_MIN 256u
 #define SLOTS_MAX 4096u
@@ -84,7 +83,7 @@ static int uffd_new(struct bb_region *g)
 	if (r < 0)
 		return r;
 	g->features = api.features & WANTED;
-	if (getenv(AS_OLD))
+	if (g->as_old)
 		g->features &= ~(uint64_t)(UFFD_FEATURE_MOVE | UFFD_FEATURE_POISON);
 	fd = uffd_open(g);
 	if (fd < 0)

@@ -69,7 +69,6 @@ static struct {
 	unsigned int taken_in_round;
 	struct victim v[BATCH];
 	unsigned int nv;
-	uint64_t lost_seen;	/* n_lost when we last looked */
 } ev;
 
 /* --- sealing -------------------------------------------------------------- */
@@ -441,31 +440,6 @@ static bool pick(uint32_t e, unsigned int max)
 	return true;
 }
 
-/* Without UFFDIO_POISON bbd says LOST and WAIT, and the rest is for us. */
-void bb_lost_look(void)
-{
-	struct bb_region *g = &bb_rg;
-	uint64_t n = atomic_load(&g->ctl->n_lost);
-
-	if (g->features & UFFD_FEATURE_POISON || n == ev.lost_seen)
-		return;
-	ev.lost_seen = n;
-	bb_lock(&g->evicting);
-	for (uint32_t e = 0; e < g->rw_top; e++) {
-		for (uint32_t i = 0; bb_xstate(e) == BB_X_MANAGED && i < BB_EXTENT_PAGES; i++) {
-			_Atomic bb_pw *pw = &g->pw[e * BB_EXTENT_PAGES + i];
-			bb_pw w = atomic_load(pw);
-
-			if (bb_pw_state(w) != BB_P_LOST || !(w & BB_PW_WAIT) ||
-			    !atomic_compare_exchange_strong(pw, &w, bb_pw_with(w, BB_P_EVICTING)))
-				continue;
-			bb_lost_put(e * BB_EXTENT_PAGES + i);
-			release_busy(e * BB_EXTENT_PAGES + i, BB_P_LOST, 0);
-		}
-	}
-	bb_unlock(&g->evicting);
-}
-
 static int64_t room(void)
 {
 	struct bb_region_ctl *c = bb_rg.ctl;
@@ -552,7 +526,7 @@ static void *helper(void *arg)
 	prctl(PR_SET_NAME, "bb-helper");
 	atomic_store(&c->stuck, 0);
 	ev.age = AGE_OLD;
-	ev.lost_seen = UINT64_MAX;
+	bb_lost_begin();
 	while (!atomic_load(&c->closing)) {
 		uint32_t bell = atomic_load(&c->helper_bell);
 		int64_t low = atomic_load(&c->low);

@@ -92,6 +92,7 @@ struct bb_region {
 	int pagemap;			/* /proc/self/pagemap; -1: there is none */
 	int uffd_dev;			/* /dev/userfaultfd, for fork children; -1: not allowed */
 	uint64_t features;		/* of the userfaultfd */
+	bool as_old;			/* for tests: as on Linux 6.1, without MOVE and POISON */
 	bool user_only;			/* it sees no faults of the kernel's */
 	uint32_t id;			/* bbd's number for this region */
 	uint64_t secret[2];		/* what proves that it is ours */
@@ -176,8 +177,6 @@ int bb_pages_register(uint32_t first, uint32_t n);
 int bb_evict_start(void);
 /* Is anything at this address, swapped out or not? Return: 1, 0, or -1: not to be told. */
 int bb_page_has_content(uintptr_t at);
-/* Takes what bbd marks as lost out of the program's reach, where only we can. The helper only. */
-void bb_lost_look(void);
 /* LOCAL to MANAGED. Lock held. Return: 0 or -errno. */
 int bb_extent_seal(uint32_t e);
 
@@ -208,6 +207,9 @@ int bb_touch(uintptr_t at);
 
 /* An access to the page raises SIGBUS from now on; until it is undone, and the page missing. */
 void bb_lost_put(uint32_t page);
+/* Does so for what bbd has marked since the last time. The helper only, and first of all bb_lost_begin. */
+void bb_lost_begin(void);
+void bb_lost_look(void);
 void bb_lost_undo(uint32_t page);
 
 /* --- recover.c ----------------------------------------------------------- */
