@@ -19,7 +19,10 @@ static void poison(uint32_t page)
 {
 	struct uffdio_poison p = { .range = { bb_addr_of(page), BB_PAGE_SIZE } };
 
-	if (ioctl(bb_rg.uffd, UFFDIO_POISON, &p) < 0)
+	if (!(bb_rg.features & UFFD_FEATURE_POISON)) {
+		bb_lost_put(page);
+		bb_pages_wake(page, 1);
+	} else if (ioctl(bb_rg.uffd, UFFDIO_POISON, &p) < 0)
 		bb_pages_wake(page, 1);
 	atomic_fetch_add_explicit(&bb_rg.ctl->n_lost, 1, memory_order_relaxed);
 }

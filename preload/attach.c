@@ -83,6 +83,8 @@ static int uffd_new(struct bb_region *g)
 	if (r < 0)
 		return r;
 	g->features = api.features & WANTED;
+	if (g->as_old)
+		g->features &= ~(uint64_t)(UFFD_FEATURE_MOVE | UFFD_FEATURE_POISON);
 	fd = uffd_open(g);
 	if (fd < 0)
 		return fd;
@@ -106,10 +108,10 @@ static int staging_new(struct bb_region *g)
 
 	if (p == MAP_FAILED)
 		return -ENOMEM;
-	/* UFFDIO_MOVE asks that its destination is registered; nobody faults here. */
+	/* UFFDIO_MOVE asks that its destination is registered; nobody faults here. Copies are made into plain memory. */
 	r.range.start = (uintptr_t)p;
 	r.range.len = len;
-	if (ioctl(g->uffd, UFFDIO_REGISTER, &r) < 0)
+	if (g->features & UFFD_FEATURE_MOVE && ioctl(g->uffd, UFFDIO_REGISTER, &r) < 0)
 		return -errno;
 	(void)bb_sys_madvise(p, len, MADV_DONTFORK);
 	g->staging = (uintptr_t)p;
@@ -269,10 +271,6 @@ static int open_all(struct bb_region *g, const char *path, uint64_t deadline)
 			strerrordesc_np(-r));
 		return r;
 	}
-	if (!(g->features & UFFD_FEATURE_MOVE)) {
-		bb_warn("this kernel has no UFFDIO_MOVE (Linux 6.8 and later have it): large memory stays local");
-		return -EOPNOTSUPP;
-	}
 	if (g->user_only)
 		bb_warn("userfaultfd only for faults of user space: system calls on remote memory will fail with EFAULT; "
 			"allow all with: chmod 666 /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1");
@@ -357,7 +355,10 @@ static int helper_new(void)
 {
 	int r = bb_evict_start();
 
-	if (r < 0)
+	if (r == -EOPNOTSUPP)
+		bb_warn("this kernel can neither move pages (UFFDIO_MOVE, Linux 6.8) nor discard them safely (5.18, and "
+			"/proc/self/pagemap, vmsplice and futex allowed): large memory stays local");
+	else if (r < 0)
 		bb_warn("cannot start a thread (%s): large memory stays local", strerrordesc_np(-r));
 	return r;
 }

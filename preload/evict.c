@@ -19,6 +19,9 @@
  * copy, copy to staging slots, publish STAGED, and give the memory back. Slots
  * are reserved before anything is claimed, so a claimed page never waits.
  *
+ * Where the kernel has no UFFDIO_MOVE the pages are copied, and discarded if
+ * nobody else has them: see discard.c.
+ *
  * Pages that cannot be moved (pinned for I/O, or of another protection) stay
  * RESIDENT. Pages shared with a forked child are un-shared by one store of the
  * byte that is there, then move like any other.
@@ -47,7 +50,7 @@
 #include "log.h"
 #include "private.h"
 
-#define BATCH 64
+#define BATCH BB_DISCARD_MAX
 #define PIECE 32 /* as many as a fault may wait for, where they need not be taken out in a hurry */
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
 #define AGE_MIN (-6)
@@ -96,6 +99,41 @@ static void staging_clear(unsigned int i, unsigned int n)
 
 	if (bb_sys_madvise(at, (size_t)n << BB_PAGE_SHIFT, MADV_DONTNEED) < 0)
 		(void)bb_sys_madvise(at, (size_t)n << BB_PAGE_SHIFT, MADV_DONTNEED_LOCKED);
+}
+
+/* Discarded behind our back, or the zero page: nothing to keep. */
+static void is_empty(uint32_t page)
+{
+	atomic_fetch_sub(&bb_rg.x[page / BB_EXTENT_PAGES].resident, 1);
+	release_busy(page, BB_P_EMPTY, FORGET);
+	bb_credit_give(bb_rg.ctl, 1);
+}
+
+/* Pinned, locked or protected: it stays, and is young again. */
+static void stays(uint32_t page)
+{
+	unsigned int gen = atomic_load_explicit(&bb_rg.ctl->gen, memory_order_relaxed);
+
+	release_busy(page, bb_pw_with_gen(BB_P_RESIDENT, gen), BB_PW_GEN);
+	atomic_fetch_add_explicit(&bb_rg.ctl->n_evict_busy, 1, memory_order_relaxed);
+}
+
+/* Without UFFDIO_MOVE. */
+static void discard_all(void)
+{
+	enum bb_discarded out[BATCH];
+	uintptr_t at[BATCH];
+
+	for (unsigned int i = 0; i < ev.nv; i++)
+		at[i] = bb_addr_of(ev.v[i].page);
+	bb_discard(at, ev.nv, (uint8_t *)bb_rg.staging, out);
+	for (unsigned int i = 0; i < ev.nv; i++) {
+		ev.v[i].moved = out[i] == BB_DISCARD_GONE;
+		if (out[i] == BB_DISCARD_EMPTY)
+			is_empty(ev.v[i].page);
+		else if (out[i] == BB_DISCARD_STAYS)
+			stays(ev.v[i].page);
+	}
 }
 
 /*
@@ -164,18 +202,10 @@ static void move_run(unsigned int i, unsigned int n)
 			continue;
 		}
 		touched = false;
-		if (err == ENOENT) {
-			/* Discarded behind our back, or the zero page: nothing to keep. */
-			atomic_fetch_sub(&bb_rg.x[ev.v[i].page / BB_EXTENT_PAGES].resident, 1);
-			release_busy(ev.v[i].page, BB_P_EMPTY, FORGET);
-			bb_credit_give(bb_rg.ctl, 1);
-		} else {
-			/* Pinned, locked or protected: it stays, and is young again. */
-			unsigned int gen = atomic_load_explicit(&bb_rg.ctl->gen, memory_order_relaxed);
-
-			release_busy(ev.v[i].page, bb_pw_with_gen(BB_P_RESIDENT, gen), BB_PW_GEN);
-			atomic_fetch_add_explicit(&bb_rg.ctl->n_evict_busy, 1, memory_order_relaxed);
-		}
+		if (err == ENOENT)
+			is_empty(ev.v[i].page);
+		else
+			stays(ev.v[i].page);
 		i++;
 		n--;
 	}
@@ -250,11 +280,15 @@ static unsigned int slots_free(void)
 static unsigned int run_batch(void)
 {
 	struct bb_region *g = &bb_rg;
+	const bool move = g->features & UFFD_FEATURE_MOVE;
 	unsigned int i, n, gone = 0;
 	uint64_t head = atomic_load(&g->ctl->stage_head);
 
-	staging_clear(0, ev.nv);
-	for (i = 0; i < ev.nv; i += n) {
+	if (move)
+		staging_clear(0, ev.nv);
+	else
+		discard_all();
+	for (i = 0; move && i < ev.nv; i += n) {
 		n = 1;
 		while (i + n < ev.nv && ev.v[i + n].page == ev.v[i].page + n)
 			n++;
@@ -268,7 +302,8 @@ static unsigned int run_batch(void)
 		gone++;
 	}
 	if (gone) {
-		staging_clear(0, ev.nv);
+		if (move)
+			staging_clear(0, ev.nv);
 		bb_credit_give(g->ctl, gone);
 		atomic_fetch_add_explicit(&g->ctl->n_evict, gone, memory_order_relaxed);
 		ev.taken_in_round += gone;
@@ -359,6 +394,7 @@ static bool make_room(int64_t target)
 		unsigned int max = slots_free();
 		uint32_t used_extents;
 
+		bb_lost_look();
 		if (max > BATCH)
 			max = BATCH;
 		if (max > PIECE && unhurried())
@@ -427,10 +463,12 @@ static void *helper(void *arg)
 	prctl(PR_SET_NAME, "bb-helper");
 	atomic_store(&c->stuck, 0);
 	ev.age = AGE_OLD;
+	bb_lost_begin();
 	while (!atomic_load(&c->closing)) {
 		uint32_t bell = atomic_load(&c->helper_bell);
 		int64_t low = atomic_load(&c->low);
 
+		bb_lost_look();
 		if (room() < low) {
 			bool ok = make_room(2 * low);
 
@@ -464,6 +502,11 @@ int bb_evict_start(void)
 	if (bb_rg.helper_runs)
 		return 0;
 	bb_pagemap_open();
+	if (!(bb_rg.features & UFFD_FEATURE_MOVE)) {
+		r = bb_discard_start();
+		if (r < 0)
+			return r;
+	}
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	pthread_attr_init(&attr);

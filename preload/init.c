@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <unistd.h>
@@ -82,6 +83,7 @@ __attribute__((constructor)) static void start(void)
 		bb_warn("BB_MIN is below a page: using 4K");
 		min = BB_PAGE_SIZE;
 	}
+	bb_rg.as_old = getenv("BB_TEST_NO_MOVE");
 	bb_rg.budget = budget;
 	bb_rg.local_limit = (int64_t)((budget ? budget : ASK_BYTES) >> BB_PAGE_SHIFT);
 	if (bb_fork_init() < 0) {

@@ -21,8 +21,13 @@
 
 int bb_extents_register(uint32_t first, uint32_t n)
 {
+	return bb_pages_register(first * BB_EXTENT_PAGES, n * BB_EXTENT_PAGES);
+}
+
+int bb_pages_register(uint32_t first, uint32_t n)
+{
 	struct uffdio_register r = {
-		.range = { bb_addr_of((uint64_t)first * BB_EXTENT_PAGES), (uint64_t)n << BB_EXTENT_SHIFT },
+		.range = { bb_addr_of(first), (uint64_t)n << BB_PAGE_SHIFT },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
 	int keep = errno;
@@ -53,7 +58,7 @@ void bb_pages_wake(uint32_t first, uint32_t n)
 }
 
 /* Takes the page into DROPPING. Return: 1 taken, 0 nothing to drop, -ETIMEDOUT. */
-static int page_claim(uint32_t page, int *was_resident)
+static int page_claim(uint32_t page, enum bb_page_state *was)
 {
 	_Atomic bb_pw *pw = &bb_rg.pw[page];
 	uint64_t deadline = 0;
@@ -68,7 +73,7 @@ static int page_claim(uint32_t page, int *was_resident)
 		case BB_P_STAGED:
 		case BB_P_REMOTE:
 		case BB_P_LOST:
-			*was_resident = bb_pw_state(w) == BB_P_RESIDENT;
+			*was = bb_pw_state(w);
 			if (atomic_compare_exchange_weak(pw, &w, bb_pw_with(w, BB_P_DROPPING)))
 				return 1;
 			continue;
@@ -125,9 +130,11 @@ bool bb_pages_zap(uint32_t first, uint32_t n, bool freed)
 /* One extent's worth at most, so that the claimed pages fit a bitmap. */
 static int drop_some(uint32_t first, uint32_t n, bool freed)
 {
-	uint64_t claimed[BB_EXTENT_PAGES / 64] = { 0 };
+	uint64_t claimed[BB_EXTENT_PAGES / 64] = { 0 }, lost[BB_EXTENT_PAGES / 64] = { 0 };
+	const bool poison = bb_rg.features & UFFD_FEATURE_POISON;
+	enum bb_page_state was = BB_P_EMPTY;
 	int64_t resident = 0;
-	int r = 0, was = 0;
+	int r = 0;
 	uint32_t i;
 
 	for (i = 0; i < n; i++) {
@@ -136,7 +143,9 @@ static int drop_some(uint32_t first, uint32_t n, bool freed)
 			break;
 		if (r)
 			claimed[i / 64] |= 1ULL << (i % 64);
-		resident += r && was;
+		if (r && was == BB_P_LOST && !poison)
+			lost[i / 64] |= 1ULL << (i % 64);
+		resident += r && was == BB_P_RESIDENT;
 	}
 	n = i;
 	/*
@@ -147,6 +156,9 @@ static int drop_some(uint32_t first, uint32_t n, bool freed)
 	 */
 	if (n)
 		(void)bb_pages_zap(first, n, freed);
+	for (i = 0; i < n; i++)
+		if (lost[i / 64] >> (i % 64) & 1)
+			bb_lost_undo(first + i);
 	for (i = 0; i < n; i++)
 		if (claimed[i / 64] >> (i % 64) & 1)
 			page_empty(first + i);

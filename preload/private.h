@@ -92,6 +92,7 @@ struct bb_region {
 	int pagemap;			/* /proc/self/pagemap; -1: there is none */
 	int uffd_dev;			/* /dev/userfaultfd, for fork children; -1: not allowed */
 	uint64_t features;		/* of the userfaultfd */
+	bool as_old;			/* for tests: as on Linux 6.1, without MOVE and POISON */
 	bool user_only;			/* it sees no faults of the kernel's */
 	uint32_t id;			/* bbd's number for this region */
 	uint64_t secret[2];		/* what proves that it is ours */
@@ -169,6 +170,7 @@ int bb_pages_drop(uint32_t first, uint32_t n, bool freed);
 bool bb_pages_zap(uint32_t first, uint32_t n, bool freed);
 void bb_pages_wake(uint32_t first, uint32_t n);
 int bb_extents_register(uint32_t first, uint32_t n);
+int bb_pages_register(uint32_t first, uint32_t n);
 
 /* --- evict.c ------------------------------------------------------------- */
 
@@ -182,6 +184,38 @@ int bb_page_has_content(uintptr_t at);
 int bb_extent_seal(uint32_t e);
 /* Before sealing, and again in a fork child. */
 void bb_pagemap_open(void);
+
+/* --- discard.c: without UFFDIO_MOVE ---------------------------------------- */
+
+#define BB_DISCARD_MAX 64u
+
+enum bb_discarded {
+	BB_DISCARD_STAYS, /* pinned, locked, or stored to meanwhile */
+	BB_DISCARD_GONE,  /* and its last content is in its place of the copies */
+	BB_DISCARD_EMPTY, /* nothing was there */
+};
+
+/* In each process once. Return: 0, or -errno where it does not work here. */
+int bb_discard_start(void);
+void bb_discard_stop(void);
+/* Copies pages at these addresses (rising, EVICTING) to to[], and discards those that nobody else holds. */
+void bb_discard(const uintptr_t *page, unsigned int n, uint8_t *to, enum bb_discarded *out);
+/* Only small pages are discarded one by one. */
+void bb_discard_split(uintptr_t extent);
+/*
+ * A store of what is there: un-shares a page, makes it dirty. Never waits for
+ * a pager. Return: 0, or -EFAULT: missing, or not to be written to.
+ */
+int bb_touch(uintptr_t at);
+
+/* --- lost.c: without UFFDIO_POISON ----------------------------------------- */
+
+/* An access to the page raises SIGBUS from now on; until it is undone, and the page missing. */
+void bb_lost_put(uint32_t page);
+/* Does so for what bbd has marked since the last time. The helper only, and first of all bb_lost_begin. */
+void bb_lost_begin(void);
+void bb_lost_look(void);
+void bb_lost_undo(uint32_t page);
 
 /* --- recover.c ----------------------------------------------------------- */
 

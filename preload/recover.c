@@ -114,7 +114,10 @@ static bool has_arrived(uint32_t page)
 
 	if (r >= 0)
 		return r;
-	/* Without /proc. EEXIST: it was moved (see evict.c). */
+	/* Without /proc. */
+	if (!(bb_rg.features & UFFD_FEATURE_MOVE))
+		return bb_touch(at) == 0;
+	/* EEXIST: it was moved (see evict.c). */
 	r = move(bb_rg.staging, at);
 	if (r == 0 || r == -EEXIST) {
 		r = move(at, bb_rg.staging);

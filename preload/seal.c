@@ -89,6 +89,8 @@ int bb_extent_seal(uint32_t e)
 	 * From here on a missing page faults into bbd, which leaves it alone
 	 * while the extent is SEALING. So what is found now cannot grow.
 	 */
+	if (!(g->features & UFFD_FEATURE_MOVE))
+		bb_discard_split(bb_addr_of(first));
 	find_content(first, has);
 	gen = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
 	for (i = 0; i < BB_EXTENT_PAGES; i++) {

@@ -149,9 +149,14 @@ int bb_region_mprotect(void *addr, size_t len, int prot)
 	if (prot != (PROT_READ | PROT_WRITE))
 		for (uint32_t e = first / BB_EXTENT_PAGES; e <= (first + n - 1) / BB_EXTENT_PAGES; e++)
 			bb_rg.xp[e] |= BB_XP_PROT;
-	r = bb_sys_mprotect(addr, len, prot);
+	/* A page that the helper discards (discard.c) must be one that it can write to. */
 	if (!inside)
+		bb_lock(&bb_rg.evicting);
+	r = bb_sys_mprotect(addr, len, prot);
+	if (!inside) {
+		bb_unlock(&bb_rg.evicting);
 		bb_unlock(&bb_rg.lock);
+	}
 	return r;
 }
 

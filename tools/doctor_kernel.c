@@ -20,8 +20,9 @@ static void userfaultfd(struct doctor *d)
 
 	uname(&u);
 	bb_uffd_probe(&p);
-	check(d, p.way == BB_UFFD_NONE || p.move ? CHECK_OK : CHECK_FAIL, "kernel", "Linux %s%s", u.release,
-	      p.way == BB_UFFD_NONE || p.move ? "" : ": before 6.8 pages cannot be moved out, all memory stays local");
+	check(d, p.way == BB_UFFD_NONE || p.move ? CHECK_OK : CHECK_WARN, "kernel", "Linux %s%s", u.release,
+	      p.way == BB_UFFD_NONE || p.move ? "" : ": before 6.8 pages are copied out (before 5.18 all memory stays local); "
+						     "no swap beside O_DIRECT there");
 	if (p.way != BB_UFFD_NONE && !p.move)
 		mend(d, "apt-get install -t bookworm-backports linux-image-amd64 && reboot");
 

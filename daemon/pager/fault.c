@@ -210,6 +210,8 @@ static enum outcome serve(struct bb_program *p, uint32_t page, uint64_t t_fault)
 				continue;
 			return SERVED;
 		case BB_P_LOST:
+			if (w & BB_PW_WAIT)
+				return SERVED; /* the helper is about to map it, and wakes */
 			bb_fill_wake(p, page, 1);
 			return SERVED;
 		default:

@@ -148,11 +148,20 @@ void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t
 		p->lost_said_at = now;
 		p->lost_unsaid = 0;
 	}
+	if (!(p->features & UFFD_FEATURE_POISON)) {
+		/* Its helper maps what raises SIGBUS there, and wakes it. */
+		bb_word_leave(p, page, BB_P_LOST | BB_PW_WAIT, 0);
+		bb_credit_give(p->ctl, 1);
+		atomic_fetch_add(&p->ctl->n_lost, 1);
+		bb_program_ring(p);
+		return;
+	}
 	atomic_fetch_add_explicit(&p->ctl->n_lost, 1, memory_order_relaxed);
 	bb_word_leave(p, page, BB_P_LOST, 0);
 	bb_credit_give(p->ctl, 1);
-	if (!(p->features & UFFD_FEATURE_POISON) || ioctl(p->uffd, UFFDIO_POISON, &poison) < 0)
-		bb_warn_once("program %u (%s): this kernel cannot poison a page: the access waits for ever", p->pid, p->comm);
+	if (ioctl(p->uffd, UFFDIO_POISON, &poison) < 0)
+		bb_warn_once("program %u (%s): the kernel does not poison a page (error %d): the access waits for ever",
+			     p->pid, p->comm, errno);
 }
 
 /*

@@ -27,7 +27,8 @@
  *	FILLING	 bbd brings the content in	(owner: bbd)
  *	EVICTING the helper thread takes it out	(owner: the program's helper)
  *	DROPPING the program discards it	(owner: the program's thread)
- *	LOST	 its only copy is gone; access raises SIGBUS
+ *	LOST	 its only copy is gone; access raises SIGBUS. With BB_PW_WAIT: it
+ *		 will, once the helper has seen to it (no UFFDIO_POISON)
  * FILLING keeps in its word which state it came from, so that the program can
  * undo it where bbd was killed in the middle (preload/recover.c).
  * Every change is a compare-and-swap. Who finds a busy state sets BB_PW_WAIT
@@ -36,7 +37,7 @@
  * again. No record of the waiter is kept anywhere, hence none can be lost with
  * a process.
  *
- * Staging ring: the helper moves a victim out of the program's view, copies it
+ * Staging ring: the helper takes a victim out of the program's view, copies it
  * to the next slot (FIFO), and publishes STAGED. bbd writes dirty slots back.
  * A fault meanwhile is served from the slot: the second chance. bbd frees
  * slots from the tail: STAGED becomes REMOTE once the home has acknowledged.

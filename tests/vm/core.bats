@@ -59,9 +59,10 @@ holds() {
 	for t in test_wire test_tag test_home test_mmap; do holds 6.1 "$t"; done
 }
 
-@test "6.1: without UFFDIO_MOVE a program runs in local memory, with one warning" {
+@test "6.1: pages of a rack of two go out and come back without UFFDIO_MOVE, MTU 9000" {
 	holds 6.1 "a rack of two comes up, MTU 9000"
-	holds 6.1 "no UFFDIO_MOVE: a program runs in local memory, with one warning"
+	holds 6.1 "without UFFDIO_MOVE pages go to the other host and come back, written ones too"
+	holds 6.1 "without UFFDIO_MOVE: four threads"
 	holds 6.1 "bbd makes no system call that its filter refuses"
 }
 

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Taking pages out on kernels that cannot move them (no UFFDIO_MOVE: before 6.8).
+ *
+ * Theory of operation
+ * -------------------
+ * Copying a page and then discarding it (MADV_DONTNEED) would lose what is
+ * stored between the two, and write protection cannot mend that: it stops the
+ * program, but not a device, or a system call, that holds the page pinned. The
+ * kernel has one operation that discards a page only where nobody has changed
+ * it and nobody else holds it: reclaim of a page that was given to MADV_FREE.
+ * MADV_PAGEOUT does it at once, swap or no swap. So, for a batch:
+ *
+ *	vmsplice	a pipe takes a reference to each page; nothing is copied
+ *	MADV_FREE	from here on a store, or the end of a pin, marks it dirty
+ *	read		the pipe's reference is used up by copying the page out
+ *	MADV_PAGEOUT	drops the page if it is clean and nobody's but ours
+ *
+ * The copy is made after the mark was cleared, so a page that is dropped is
+ * equal to its copy. While the pipe holds it the kernel cannot drop it before
+ * the copy is made. What remains was stored to, is pinned, or was in the
+ * kernel's hands: it stays. It is made dirty first, or the kernel could drop it
+ * later; and that by a futex operation (OR of 0), for this is the one store
+ * that fails on a missing page instead of waiting for us, its own pager.
+ *
+ * The kernel looks at references in this order since 5.18 ("mm: fix race between
+ * MADV_FREE reclaim and blkdev direct IO read").
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <bluebridge/kernel.h>
+
+#include "fds.h"
+#include "log.h"
+#include "private.h"
+
+#ifndef MADV_PAGEOUT /* Linux 5.4 */
+#define MADV_COLD 20
+#define MADV_PAGEOUT 21
+#endif
+
+#define PM_CONTENT (1ULL << 63 | 1ULL << 62) /* present, or swapped out */
+#define PM_SWAPPED (1ULL << 62)
+#define PM_EXCLUSIVE (1ULL << 56)
+
+static int pipe_in = -1, pipe_out = -1;
+
+int bb_touch(uintptr_t at)
+{
+	static uint32_t nobody; /* waits here */
+
+	return syscall(SYS_futex, &nobody, FUTEX_WAKE_OP_PRIVATE, 0, NULL, at,
+		       FUTEX_OP(FUTEX_OP_OR, 0, FUTEX_OP_CMP_EQ, 0x7ff)) < 0
+		       ? -errno
+		       : 0;
+}
+
+static void pipe_close(void)
+{
+	bb_fd_close(pipe_in);
+	bb_fd_close(pipe_out);
+	pipe_in = pipe_out = -1;
+}
+
+static int pipe_new(void)
+{
+	int fd[2], r;
+
+	pipe_close(); /* the parent's, in a fork child: its pages are not ours */
+	if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -errno;
+	/* Where it may not be larger the batches are smaller. */
+	(void)fcntl(fd[1], F_SETPIPE_SZ, (int)(BB_DISCARD_MAX * BB_PAGE_SIZE));
+	r = bb_fd_hide(fd[0]);
+	pipe_out = r < 0 ? fd[0] : r;
+	r = bb_fd_hide(fd[1]);
+	pipe_in = r < 0 ? fd[1] : r;
+	return 0;
+}
+
+static bool look(uintptr_t at, uint64_t *entry, unsigned int n)
+{
+	size_t len = n * sizeof(*entry);
+
+	return bb_rg.pagemap >= 0 &&
+	       pread(bb_rg.pagemap, entry, len, (off_t)((at >> BB_PAGE_SHIFT) * sizeof(*entry))) == (ssize_t)len;
+}
+
+/* How many of v[0..n) follow each other in memory. */
+static unsigned int run_of(const struct iovec *v, unsigned int n)
+{
+	unsigned int k = 1;
+
+	while (k < n && (uintptr_t)v[k].iov_base == (uintptr_t)v[k - 1].iov_base + BB_PAGE_SIZE)
+		k++;
+	return k;
+}
+
+static bool look_all(const struct iovec *v, uint64_t *entry, unsigned int n)
+{
+	for (unsigned int i = 0, k; i < n; i += k) {
+		k = run_of(v + i, n - i);
+		if (!look((uintptr_t)v[i].iov_base, entry + i, k))
+			return false;
+	}
+	return true;
+}
+
+static void advise_all(const struct iovec *v, unsigned int n, int advice)
+{
+	for (unsigned int i = 0, k; i < n; i += k) {
+		k = run_of(v + i, n - i);
+		/* Locked memory is refused: it stays, like all that is not gone in the end. */
+		(void)bb_sys_madvise(v[i].iov_base, (size_t)k << BB_PAGE_SHIFT, advice);
+	}
+}
+
+/* Takes entry i out of both lists. */
+static void omit(struct iovec *v, unsigned char *at, unsigned int i, unsigned int *n)
+{
+	memmove(v + i, v + i + 1, (*n - i - 1) * sizeof(*v));
+	memmove(at + i, at + i + 1, *n - i - 1);
+	--*n;
+}
+
+/* Which pages can be taken; those that are not there are EMPTY. */
+static unsigned int choose(const uintptr_t *page, unsigned int n, enum bb_discarded *out, struct iovec *v,
+			   unsigned char *at)
+{
+	uint64_t pm[BB_DISCARD_MAX];
+	unsigned int k = 0;
+
+	for (unsigned int i = 0; i < n; i++)
+		v[i] = (struct iovec){ (void *)page[i], BB_PAGE_SIZE };
+	if (!look_all(v, pm, n))
+		return 0;
+	for (unsigned int i = 0; i < n; i++) {
+		bool own = bb_region_has((void *)page[i]);
+
+		/* Shared with a forked child, or the zero page; or not to be written, and then it could not stay. */
+		if ((pm[i] & PM_CONTENT) &&
+		    ((pm[i] & PM_SWAPPED) || !(pm[i] & PM_EXCLUSIVE) ||
+		     (own && bb_rg.xp[bb_page_of(page[i]) / BB_EXTENT_PAGES] & BB_XP_PROT)) &&
+		    bb_touch(page[i]) < 0) {
+			if (!look(page[i], &pm[i], 1) || (pm[i] & PM_CONTENT))
+				continue;
+		}
+		if (!(pm[i] & PM_CONTENT)) {
+			out[i] = BB_DISCARD_EMPTY;
+			continue;
+		}
+		v[k].iov_base = (void *)page[i];
+		at[k++] = (unsigned char)i;
+	}
+	return k;
+}
+
+/* The pipe takes hold of v[0..n). Return: of how many it has. */
+static unsigned int hold(struct iovec *v, unsigned char *at, unsigned int n)
+{
+	unsigned int held = 0;
+
+	while (held < n) {
+		ssize_t r = vmsplice(pipe_in, v + held, n - held, SPLICE_F_NONBLOCK);
+
+		if (r > 0)
+			held += (unsigned int)((size_t)r >> BB_PAGE_SHIFT);
+		else if (r < 0 && errno == EFAULT)
+			omit(v, at, held, &n); /* not to be read */
+		else
+			break; /* full */
+	}
+	return held;
+}
+
+/* Copies what the pipe holds to the staging places, and lets go of it. */
+static bool copy_out(const unsigned char *at, unsigned int n, uint8_t *to)
+{
+	struct iovec v[BB_DISCARD_MAX];
+	unsigned int done = 0;
+
+	for (unsigned int i = 0; i < n; i++)
+		v[i] = (struct iovec){ to + ((size_t)at[i] << BB_PAGE_SHIFT), BB_PAGE_SIZE };
+	while (done < n) {
+		ssize_t r = readv(pipe_out, v + done, (int)(n - done));
+
+		if (r <= 0 || r & BB_PAGE_MASK)
+			return false;
+		done += (unsigned int)((size_t)r >> BB_PAGE_SHIFT);
+	}
+	return true;
+}
+
+void bb_discard(const uintptr_t *page, unsigned int n, uint8_t *to, enum bb_discarded *out)
+{
+	struct iovec v[BB_DISCARD_MAX];
+	unsigned char at[BB_DISCARD_MAX];
+	uint64_t pm[BB_DISCARD_MAX];
+	unsigned int k;
+	bool copied;
+
+	for (unsigned int i = 0; i < n; i++)
+		out[i] = BB_DISCARD_STAYS;
+	k = choose(page, n, out, v, at);
+	k = hold(v, at, k);
+	if (!k)
+		return;
+	advise_all(v, k, MADV_FREE);
+	copied = copy_out(at, k, to);
+	if (copied)
+		advise_all(v, k, MADV_PAGEOUT);
+	for (unsigned int i = 0, run; i < k; i += run) {
+		run = run_of(v + i, k - i);
+		if (!look((uintptr_t)v[i].iov_base, pm + i, run))
+			memset(pm + i, 0xff, run * sizeof(*pm));
+	}
+	for (unsigned int i = 0; i < k; i++) {
+		/* What cannot be touched has been dropped just now. */
+		bool gone = !(pm[i] & PM_CONTENT);
+
+		/* What cannot be touched has been dropped just now. */
+		if (!gone && bb_touch((uintptr_t)v[i].iov_base) < 0)
+			gone = !look((uintptr_t)v[i].iov_base, pm + i, 1) || !(pm[i] & PM_CONTENT);
+		if (copied && gone)
+			out[at[i]] = BB_DISCARD_GONE;
+	}
+	if (!copied)
+		(void)pipe_new();
+}
+
+void bb_discard_split(uintptr_t extent)
+{
+	/* Advice for half of a huge page makes the kernel split it, which nobody may hold then. */
+	(void)bb_sys_madvise((void *)extent, BB_EXTENT_SIZE / 2, MADV_COLD);
+}
+
+static bool new_enough(void)
+{
+	struct utsname u;
+	unsigned int major, minor;
+
+	return uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
+	       (major > 5 || (major == 5 && minor >= 18));
+}
+
+/* Does it work here (a sandbox may refuse any of the calls)? One page is dropped, one that is held stays. */
+static bool works(void)
+{
+	size_t len = 4 * BB_PAGE_SIZE;
+	uint8_t *m = bb_sys_mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	enum bb_discarded out[2] = { BB_DISCARD_STAYS, BB_DISCARD_GONE };
+	int hold_fd[2];
+	bool ok = false;
+
+	if (m == MAP_FAILED)
+		return false;
+	if (pipe2(hold_fd, O_CLOEXEC | O_NONBLOCK) == 0) {
+		uintptr_t page[2] = { (uintptr_t)m, (uintptr_t)m + BB_PAGE_SIZE };
+		struct iovec held = { m + BB_PAGE_SIZE, BB_PAGE_SIZE };
+
+		memset(m, 0x5a, 2 * BB_PAGE_SIZE);
+		if (vmsplice(hold_fd[1], &held, 1, SPLICE_F_NONBLOCK) == BB_PAGE_SIZE) {
+			bb_discard(page, 2, m + 2 * BB_PAGE_SIZE, out);
+			ok = out[0] == BB_DISCARD_GONE && out[1] == BB_DISCARD_STAYS && m[2 * BB_PAGE_SIZE] == 0x5a &&
+			     m[0] == 0 && m[BB_PAGE_SIZE] == 0x5a;
+		}
+		bb_sys_close(hold_fd[0]);
+		bb_sys_close(hold_fd[1]);
+	}
+	bb_sys_munmap(m, len);
+	return ok;
+}
+
+int bb_discard_start(void)
+{
+	int r = pipe_new();
+
+	if (r < 0)
+		return r;
+	return new_enough() && works() ? 0 : -EOPNOTSUPP;
+}
+
+void bb_discard_stop(void)
+{
+	pipe_close();
+}
