@@ -356,8 +356,8 @@ static int helper_new(void)
 	int r = bb_evict_start();
 
 	if (r == -EOPNOTSUPP)
-		bb_warn("this kernel can neither move pages (UFFDIO_MOVE, Linux 6.8) nor discard them safely (5.18, and "
-			"/proc/self/pagemap, vmsplice and futex allowed): large memory stays local");
+		bb_warn("this kernel can neither move pages (UFFDIO_MOVE, Linux 6.8) nor discard them safely (5.18, and vmsplice "
+			"and futex allowed): large memory stays local");
 	else if (r < 0)
 		bb_warn("cannot start a thread (%s): large memory stays local", strerrordesc_np(-r));
 	return r;

@@ -49,9 +49,12 @@
 #define MADV_PAGEOUT 21
 #endif
 
-#define PM_CONTENT (1ULL << 63 | 1ULL << 62) /* present, or swapped out */
+#define PM_PRESENT (1ULL << 63)
 #define PM_SWAPPED (1ULL << 62)
+#define PM_CONTENT (PM_PRESENT | PM_SWAPPED)
 #define PM_EXCLUSIVE (1ULL << 56)
+
+#define TRIES 20
 
 static int pipe_in = -1, pipe_out = -1;
 
@@ -133,24 +136,38 @@ static void omit(struct iovec *v, unsigned char *at, unsigned int i, unsigned in
 	--*n;
 }
 
+/* The flag is set before the kernel is asked to protect, and stays. */
+static bool is_protected(uintptr_t at)
+{
+	return bb_rg.xp[bb_page_of(at) / BB_EXTENT_PAGES] & (BB_XP_PROT | BB_XP_FOREIGN);
+}
+
 /* Which pages can be taken; those that are not there are EMPTY. */
 static unsigned int choose(const uintptr_t *page, unsigned int n, enum bb_discarded *out, struct iovec *v,
 			   unsigned char *at)
 {
 	uint64_t pm[BB_DISCARD_MAX];
 	unsigned int k = 0;
+	bool known;
 
 	for (unsigned int i = 0; i < n; i++)
 		v[i] = (struct iovec){ (void *)page[i], BB_PAGE_SIZE };
-	if (!look_all(v, pm, n))
-		return 0;
+	known = look_all(v, pm, n);
 	for (unsigned int i = 0; i < n; i++) {
 		bool own = bb_region_has((void *)page[i]);
 
+		/* Without /proc a store tells, where nothing else can refuse it. */
+		if (!known) {
+			int r = bb_touch(page[i]);
+
+			if (r < 0 && (r != -EFAULT || !own || is_protected(page[i])))
+				continue;
+			pm[i] = r == 0 ? PM_PRESENT | PM_EXCLUSIVE : 0;
+		}
 		/* Shared with a forked child, or the zero page; or not to be written, and then it could not stay. */
 		if ((pm[i] & PM_CONTENT) &&
 		    ((pm[i] & PM_SWAPPED) || !(pm[i] & PM_EXCLUSIVE) ||
-		     (own && bb_rg.xp[bb_page_of(page[i]) / BB_EXTENT_PAGES] & BB_XP_PROT)) &&
+		     (own && is_protected(page[i]))) &&
 		    bb_touch(page[i]) < 0) {
 			if (!look(page[i], &pm[i], 1) || (pm[i] & PM_CONTENT))
 				continue;
@@ -264,15 +281,20 @@ static bool works(void)
 
 	if (m == MAP_FAILED)
 		return false;
+	(void)bb_sys_munlock(m, len); /* mlockall */
 	if (pipe2(hold_fd, O_CLOEXEC | O_NONBLOCK) == 0) {
 		uintptr_t page[2] = { (uintptr_t)m, (uintptr_t)m + BB_PAGE_SIZE };
 		struct iovec held = { m + BB_PAGE_SIZE, BB_PAGE_SIZE };
+		struct uffdio_register reg = { .range = { page[0], 2 * BB_PAGE_SIZE },
+					       .mode = UFFDIO_REGISTER_MODE_MISSING };
 
 		memset(m, 0x5a, 2 * BB_PAGE_SIZE);
-		if (vmsplice(hold_fd[1], &held, 1, SPLICE_F_NONBLOCK) == BB_PAGE_SIZE) {
+		/* Registered: a store fails on what is missing. A load would wait for ever. */
+		if (ioctl(bb_rg.uffd, UFFDIO_REGISTER, &reg) == 0 &&
+		    vmsplice(hold_fd[1], &held, 1, SPLICE_F_NONBLOCK) == BB_PAGE_SIZE) {
 			bb_discard(page, 2, m + 2 * BB_PAGE_SIZE, out);
 			ok = out[0] == BB_DISCARD_GONE && out[1] == BB_DISCARD_STAYS && m[2 * BB_PAGE_SIZE] == 0x5a &&
-			     m[0] == 0 && m[BB_PAGE_SIZE] == 0x5a;
+			     bb_touch(page[0]) == -EFAULT && bb_touch(page[1]) == 0;
 		}
 		bb_sys_close(hold_fd[0]);
 		bb_sys_close(hold_fd[1]);
@@ -287,7 +309,11 @@ int bb_discard_start(void)
 
 	if (r < 0)
 		return r;
-	return new_enough() && works() ? 0 : -EOPNOTSUPP;
+	/* A new page may be in another CPU's hands, where this thread was a moment ago. */
+	for (unsigned int i = 0; i < TRIES && new_enough(); i++)
+		if (works())
+			return 0;
+	return -EOPNOTSUPP;
 }
 
 void bb_discard_stop(void)

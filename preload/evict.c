@@ -504,8 +504,12 @@ int bb_evict_start(void)
 	bb_pagemap_open();
 	if (!(bb_rg.features & UFFD_FEATURE_MOVE)) {
 		r = bb_discard_start();
-		if (r < 0)
+		/* A fork child in a sandbox still wants its helper, though that takes nothing out. */
+		if (r < 0 && bb_rg.attached != BB_ATTACHED)
 			return r;
+		if (r < 0)
+			bb_warn("fork: its pages cannot be discarded any more (a seccomp filter?): nothing of the child's memory is paged out, "
+				"it goes over its budget");
 	}
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);

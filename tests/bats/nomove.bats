@@ -84,6 +84,17 @@ moves_nothing() {
 	expect_status 0
 }
 
+@test "without /proc in sight: as another user, not dumpable, in a chroot, and forks after that" {
+	local topic
+
+	rack_up 2
+	for topic in setuid nodump chroot; do
+		run paged 12M "$BUILD/apps/bbchild" "$topic" 24
+		expect_status 0
+		expect_no_output warning
+	done
+}
+
 @test "bbd is killed five times under load: nothing lost" {
 	rack_up 2
 	paged 16M "$BUILD/apps/bbtouch" --size 64M --pattern rand --writes 30 --seconds 8 --threads 2 >"$BATS_TEST_TMPDIR/out" 2>&1 3>&- &
