@@ -313,10 +313,6 @@ int bb_discard_start(void)
 	for (unsigned int i = 0; i < TRIES && new_enough(); i++)
 		if (works())
 			return 0;
+	pipe_close(); /* so all stays */
 	return -EOPNOTSUPP;
-}
-
-void bb_discard_stop(void)
-{
-	pipe_close();
 }

@@ -197,7 +197,6 @@ enum bb_discarded {
 
 /* In each process once. Return: 0, or -errno where it does not work here. */
 int bb_discard_start(void);
-void bb_discard_stop(void);
 /* Copies pages at these addresses (rising, EVICTING) to to[], and discards those that nobody else holds. */
 void bb_discard(const uintptr_t *page, unsigned int n, uint8_t *to, enum bb_discarded *out);
 /* Only small pages are discarded one by one. */
