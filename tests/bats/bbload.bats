@@ -502,7 +502,7 @@ says() {
 	bbload update policy 127 refuse --netns "$A"
 	bbload update policy create copy node 2 --netns "$A" --dev eth0
 	run bbload -j show --netns "$A"
-	expect_json '.attached[0].host | .known and .tenant == 3 and .node == 7 and .port == 5000 and .version == 1 and .serves == false'
+	expect_json '.attached[0].host | .known and .tenant == 3 and .node == 7 and .port == 5000 and .version == 2 and .serves == false'
 	expect_json '.attached[0].policies == [{"command": "create", "action": "copy", "node": 2}, {"command": "read", "action": "redirect", "node": 9}, {"command": "127", "action": "refuse"}]'
 	bbload update policy read forward --netns "$A"
 	run bbload -j show --netns "$A"
