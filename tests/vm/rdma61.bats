@@ -36,6 +36,10 @@ holds() {
 	holds 6.1 "no bbd makes a system call that its filter refuses"
 }
 
+@test "6.1: over a real device: an old key neither reads nor writes" {
+	holds 6.1 "over a real device: old keys are dead, sleep and wake, link down"
+}
+
 @test "6.1: nothing else failed there" {
 	holds 6.1 "perftest: READs between the hosts, over IPv6" # or the reason why there is no guest
 	expect_equal "$(<"$BATS_FILE_TMPDIR/6.1.rc")" 0
