@@ -12,7 +12,6 @@ import json
 import os
 import select
 import shutil
-import socket
 import subprocess
 import time
 

@@ -8,6 +8,7 @@ next run.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 
@@ -92,13 +93,23 @@ class Machine:
             json.dump({"pid": os.getpid(), "steps": self.steps}, f)
         os.replace(JOURNAL + ".new", JOURNAL)
 
-    def undo(self, keep=0):
-        while len(self.steps) > keep:
-            kind, what = self.steps[-1]
-            UNDO[kind](what)
-            self.steps.pop()
-        if not self.steps:
+    def undo(self):
+        """Everything that can be; what cannot stays noted. A signal waits: it would end swapoff too."""
+        was = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        try:
+            left, why = [], []
+            for kind, what in reversed(self.steps):
+                try:
+                    UNDO[kind](what)
+                except (Failed, OSError) as e:
+                    left.insert(0, [kind, what])
+                    why.append(str(e))
+            self.steps = left
+            if left:
+                raise Failed(f"not put back: {'; '.join(why)}")
             _file_gone(JOURNAL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, was)
 
     # --- swap -------------------------------------------------------------------
 
