@@ -37,15 +37,20 @@ def run(*cmd):
 # --- what was done, and how it is undone ------------------------------------------
 
 
-def _cgroup_gone(path):
+def _patiently(gone, fn):
+    """What has just been let go may be busy for a moment."""
     end = time.monotonic() + 10
-    while os.path.isdir(path):
+    while not gone():
         try:
-            os.rmdir(path)
+            fn()
         except OSError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
+
+
+def _cgroup_gone(path):
+    _patiently(lambda: not os.path.isdir(path), lambda: os.rmdir(path))
 
 
 def _swapped_off(path):
@@ -54,8 +59,7 @@ def _swapped_off(path):
 
 
 def _zram_gone(number):
-    if os.path.isdir(f"/sys/block/zram{number}"):
-        write(f"{CONTROL}/hot_remove", number)
+    _patiently(lambda: not os.path.isdir(f"/sys/block/zram{number}"), lambda: write(f"{CONTROL}/hot_remove", number))
 
 
 def _file_gone(path):
