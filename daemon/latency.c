@@ -52,8 +52,6 @@ void bb_latency_start_at(int fd, int32_t us)
 	request.fd = fd;
 	request.us = us;
 	request.holders = 0;
-	if (fd >= 0)
-		ask_for(ANY);
 	pthread_mutex_unlock(&request.lock);
 	atomic_store(&can, fd >= 0);
 }

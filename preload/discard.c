@@ -49,9 +49,6 @@
 #define MADV_PAGEOUT 21
 #endif
 
-#define PM_PRESENT (1ULL << 63)
-#define PM_SWAPPED (1ULL << 62)
-#define PM_CONTENT (PM_PRESENT | PM_SWAPPED)
 #define PM_EXCLUSIVE (1ULL << 56)
 
 #define TRIES 20
@@ -91,14 +88,6 @@ static int pipe_new(void)
 	return 0;
 }
 
-static bool look(uintptr_t at, uint64_t *entry, unsigned int n)
-{
-	size_t len = n * sizeof(*entry);
-
-	return bb_rg.pagemap >= 0 &&
-	       pread(bb_rg.pagemap, entry, len, (off_t)((at >> BB_PAGE_SHIFT) * sizeof(*entry))) == (ssize_t)len;
-}
-
 /* How many of v[0..n) follow each other in memory. */
 static unsigned int run_of(const struct iovec *v, unsigned int n)
 {
@@ -113,7 +102,7 @@ static bool look_all(const struct iovec *v, uint64_t *entry, unsigned int n)
 {
 	for (unsigned int i = 0, k; i < n; i += k) {
 		k = run_of(v + i, n - i);
-		if (!look((uintptr_t)v[i].iov_base, entry + i, k))
+		if (!bb_pagemap_look((uintptr_t)v[i].iov_base, entry + i, k))
 			return false;
 	}
 	return true;
@@ -162,17 +151,17 @@ static unsigned int choose(const uintptr_t *page, unsigned int n, enum bb_discar
 
 			if (r < 0 && (r != -EFAULT || !own || is_protected(page[i])))
 				continue;
-			pm[i] = r == 0 ? PM_PRESENT | PM_EXCLUSIVE : 0;
+			pm[i] = r == 0 ? BB_PM_PRESENT | PM_EXCLUSIVE : 0;
 		}
 		/* Shared with a forked child, or the zero page; or not to be written, and then it could not stay. */
-		if ((pm[i] & PM_CONTENT) &&
-		    ((pm[i] & PM_SWAPPED) || !(pm[i] & PM_EXCLUSIVE) ||
+		if ((pm[i] & BB_PM_CONTENT) &&
+		    ((pm[i] & BB_PM_SWAPPED) || !(pm[i] & PM_EXCLUSIVE) ||
 		     (own && is_protected(page[i]))) &&
 		    bb_touch(page[i]) < 0) {
-			if (!look(page[i], &pm[i], 1) || (pm[i] & PM_CONTENT))
+			if (!bb_pagemap_look(page[i], &pm[i], 1) || (pm[i] & BB_PM_CONTENT))
 				continue;
 		}
-		if (!(pm[i] & PM_CONTENT)) {
+		if (!(pm[i] & BB_PM_CONTENT)) {
 			out[i] = BB_DISCARD_EMPTY;
 			continue;
 		}
@@ -200,8 +189,8 @@ static unsigned int hold(struct iovec *v, unsigned char *at, unsigned int n)
 	return held;
 }
 
-/* Copies what the pipe holds to the staging places, and lets go of it. */
-static bool copy_out(const unsigned char *at, unsigned int n, uint8_t *to)
+/* Copies what the pipe holds to the staging places, and lets go of it. Return: of how many, all but for a fault. */
+static unsigned int copy_out(const unsigned char *at, unsigned int n, uint8_t *to)
 {
 	struct iovec v[BB_DISCARD_MAX];
 	unsigned int done = 0;
@@ -211,11 +200,13 @@ static bool copy_out(const unsigned char *at, unsigned int n, uint8_t *to)
 	while (done < n) {
 		ssize_t r = readv(pipe_out, v + done, (int)(n - done));
 
-		if (r <= 0 || r & BB_PAGE_MASK)
-			return false;
+		if (r <= 0)
+			break;
 		done += (unsigned int)((size_t)r >> BB_PAGE_SHIFT);
+		if (r & BB_PAGE_MASK)
+			break; /* the pipe holds that page still */
 	}
-	return true;
+	return done;
 }
 
 void bb_discard(const uintptr_t *page, unsigned int n, uint8_t *to, enum bb_discarded *out)
@@ -223,8 +214,7 @@ void bb_discard(const uintptr_t *page, unsigned int n, uint8_t *to, enum bb_disc
 	struct iovec v[BB_DISCARD_MAX];
 	unsigned char at[BB_DISCARD_MAX];
 	uint64_t pm[BB_DISCARD_MAX];
-	unsigned int k;
-	bool copied;
+	unsigned int k, copied;
 
 	for (unsigned int i = 0; i < n; i++)
 		out[i] = BB_DISCARD_STAYS;
@@ -233,25 +223,24 @@ void bb_discard(const uintptr_t *page, unsigned int n, uint8_t *to, enum bb_disc
 	if (!k)
 		return;
 	advise_all(v, k, MADV_FREE);
+	/* What was not copied the pipe holds: it is there until it has been made dirty below. */
 	copied = copy_out(at, k, to);
-	if (copied)
-		advise_all(v, k, MADV_PAGEOUT);
+	advise_all(v, copied, MADV_PAGEOUT);
 	for (unsigned int i = 0, run; i < k; i += run) {
 		run = run_of(v + i, k - i);
-		if (!look((uintptr_t)v[i].iov_base, pm + i, run))
+		if (!bb_pagemap_look((uintptr_t)v[i].iov_base, pm + i, run))
 			memset(pm + i, 0xff, run * sizeof(*pm));
 	}
 	for (unsigned int i = 0; i < k; i++) {
-		/* What cannot be touched has been dropped just now. */
-		bool gone = !(pm[i] & PM_CONTENT);
+		bool gone = !(pm[i] & BB_PM_CONTENT);
 
 		/* What cannot be touched has been dropped just now. */
 		if (!gone && bb_touch((uintptr_t)v[i].iov_base) < 0)
-			gone = !look((uintptr_t)v[i].iov_base, pm + i, 1) || !(pm[i] & PM_CONTENT);
-		if (copied && gone)
+			gone = !bb_pagemap_look((uintptr_t)v[i].iov_base, pm + i, 1) || !(pm[i] & BB_PM_CONTENT);
+		if (gone && i < copied)
 			out[at[i]] = BB_DISCARD_GONE;
 	}
-	if (!copied)
+	if (copied < k)
 		(void)pipe_new();
 }
 

@@ -184,6 +184,11 @@ int bb_page_has_content(uintptr_t at);
 int bb_extent_seal(uint32_t e);
 /* Before sealing, and again in a fork child. */
 void bb_pagemap_open(void);
+/* The kernel's page table entries of n pages (/proc/PID/pagemap). Return: false where /proc is not to be had. */
+bool bb_pagemap_look(uintptr_t at, uint64_t *entry, size_t n);
+#define BB_PM_PRESENT (1ULL << 63)
+#define BB_PM_SWAPPED (1ULL << 62) /* as which pages count that the kernel is moving */
+#define BB_PM_CONTENT (BB_PM_PRESENT | BB_PM_SWAPPED)
 
 /* --- discard.c: without UFFDIO_MOVE ---------------------------------------- */
 

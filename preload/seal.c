@@ -14,11 +14,7 @@
 #include "log.h"
 #include "private.h"
 
-/* /proc/PID/pagemap: present, or swapped out (as which pages count that the kernel is moving). */
-#define PM_CONTENT (1ULL << 63 | 1ULL << 62)
-
-/* The kernel's page table entries. Return: false where /proc is not to be had. */
-static bool look(uintptr_t at, uint64_t *entry, size_t n)
+bool bb_pagemap_look(uintptr_t at, uint64_t *entry, size_t n)
 {
 	off_t off = (off_t)((at >> BB_PAGE_SHIFT) * sizeof(*entry));
 
@@ -29,7 +25,7 @@ int bb_page_has_content(uintptr_t at)
 {
 	uint64_t entry;
 
-	return look(at, &entry, 1) ? !!(entry & PM_CONTENT) : -1;
+	return bb_pagemap_look(at, &entry, 1) ? !!(entry & BB_PM_CONTENT) : -1;
 }
 
 /*
@@ -41,10 +37,10 @@ int bb_page_has_content(uintptr_t at)
 static void find_content(uint32_t first, bool has[BB_EXTENT_PAGES])
 {
 	uint64_t entry[BB_EXTENT_PAGES];
-	bool known = look(bb_addr_of(first), entry, BB_EXTENT_PAGES);
+	bool known = bb_pagemap_look(bb_addr_of(first), entry, BB_EXTENT_PAGES);
 
 	for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++)
-		has[i] = !known || (entry[i] & PM_CONTENT);
+		has[i] = !known || (entry[i] & BB_PM_CONTENT);
 }
 
 int bb_extent_seal(uint32_t e)

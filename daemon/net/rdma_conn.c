@@ -507,25 +507,13 @@ static void on_event(struct bb_rdma_link *l, const struct rdma_cm_event *e)
 
 void bb_rdma_events(struct bb_rdma *x)
 {
-	struct rdma_cm_event *e, copy;
+	uint8_t data[BB_RDMA_PRIVATE];
 	struct bb_rdma_link *l;
-	uint8_t data[64];
-	size_t len = 0;
+	struct rdma_cm_event e;
 
-	while (x->cm && !rdma_get_cm_event(x->cm, &e)) {
-		copy = *e;
-		if (copy.event == RDMA_CM_EVENT_ESTABLISHED || copy.event == RDMA_CM_EVENT_REJECTED) {
-			len = e->param.conn.private_data ? e->param.conn.private_data_len : 0;
-			len = len < sizeof(data) ? len : sizeof(data);
-			if (len)
-				memcpy(data, e->param.conn.private_data, len);
-			copy.param.conn.private_data = data;
-			copy.param.conn.private_data_len = (uint8_t)len;
-		}
-		/* First: an identifier with an event that is not acknowledged cannot be destroyed. */
-		rdma_ack_cm_event(e);
-		l = copy.id->context;
-		if (copy.id == l->id) /* and not of one that has ended */
-			on_event(l, &copy);
+	while (x->cm && bb_rdma_next_event(x->cm, &e, data)) {
+		l = e.id->context;
+		if (e.id == l->id) /* and not of one that has ended */
+			on_event(l, &e);
 	}
 }

@@ -246,3 +246,29 @@ void bb_rdma_close(bool leave)
 	devices = NULL;
 	device.verbs = NULL;
 }
+
+bool bb_rdma_next_event(struct rdma_event_channel *cm, struct rdma_cm_event *out, uint8_t data[BB_RDMA_PRIVATE])
+{
+	struct rdma_cm_event *e;
+	size_t len = 0;
+
+	if (rdma_get_cm_event(cm, &e))
+		return false;
+	*out = *e;
+	switch (e->event) {
+	case RDMA_CM_EVENT_CONNECT_REQUEST:
+	case RDMA_CM_EVENT_ESTABLISHED:
+	case RDMA_CM_EVENT_REJECTED:
+		len = e->param.conn.private_data ? e->param.conn.private_data_len : 0;
+		len = len < BB_RDMA_PRIVATE ? len : BB_RDMA_PRIVATE;
+		if (len)
+			memcpy(data, e->param.conn.private_data, len);
+		out->param.conn.private_data = data;
+		out->param.conn.private_data_len = (uint8_t)len;
+		break;
+	default:
+		break;
+	}
+	rdma_ack_cm_event(e);
+	return true;
+}

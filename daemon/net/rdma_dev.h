@@ -39,6 +39,13 @@ static inline struct sockaddr_in6 bb_rdma_address(uint16_t tenant, uint16_t node
 	return a;
 }
 
+#define BB_RDMA_PRIVATE 64u /* bytes of private data; none of ours has more */
+/*
+ * The channel's next event, acknowledged (one that is not keeps its identifier from
+ * being destroyed), with its private data copied to data. Return: false: there is none.
+ */
+bool bb_rdma_next_event(struct rdma_event_channel *cm, struct rdma_cm_event *out, uint8_t data[BB_RDMA_PRIVATE]);
+
 /* rdma_addr.c: the address on an interface. Return: 0, 1 where it was there, -errno. */
 int bb_rdma_addr_set(uint32_t ifindex, const struct in6_addr *a);
 int bb_rdma_addr_clear(uint32_t ifindex, const struct in6_addr *a);

@@ -298,27 +298,15 @@ static void on_event(struct bb_rdma_home *h, const struct rdma_cm_event *e)
 
 void bb_rdma_hlinks_events(struct bb_rdma_home *h)
 {
-	struct rdma_cm_event *e, copy;
-	uint8_t data[BB_RDMA_OPEN_BYTES];
-	size_t len;
+	uint8_t data[BB_RDMA_PRIVATE];
+	struct rdma_cm_event e;
 
-	while (!rdma_get_cm_event(h->cm, &e)) {
-		copy = *e;
-		if (copy.event == RDMA_CM_EVENT_CONNECT_REQUEST) {
-			/* What it brought is gone once it is acknowledged. */
-			len = e->param.conn.private_data ? e->param.conn.private_data_len : 0;
-			len = len < sizeof(data) ? len : sizeof(data);
-			if (len)
-				memcpy(data, e->param.conn.private_data, len);
-			copy.param.conn.private_data = data;
-			copy.param.conn.private_data_len = (uint8_t)len;
-		}
-		rdma_ack_cm_event(e);
-		if (copy.event == RDMA_CM_EVENT_CONNECT_REQUEST) {
-			copy.id->context = NULL;
-			on_request(h, copy.id, &copy.param.conn);
+	while (bb_rdma_next_event(h->cm, &e, data)) {
+		if (e.event == RDMA_CM_EVENT_CONNECT_REQUEST) {
+			e.id->context = NULL;
+			on_request(h, e.id, &e.param.conn);
 		} else {
-			on_event(h, &copy);
+			on_event(h, &e);
 		}
 	}
 }

@@ -513,7 +513,7 @@ static void neigh_news(struct bb_routes *r, const struct nlmsghdr *n)
 	dst = find_attr(a, (int)NLMSG_PAYLOAD(n, sizeof(*m)), NDA_DST, 16);
 	for (unsigned int i = 0; dst && i < r->nhops; i++)
 		if (r->hops[i].ifindex == (uint32_t)m->ndm_ifindex && !memcmp(&r->hops[i].via, dst, 16)) {
-			r->flushed |= r->hops[i].neigh_ours;
+			r->flushed |= r->hops[i].neigh_ours && n->nlmsg_type == RTM_DELNEIGH;
 			r->hops[i].neigh_ours = false;
 		}
 }

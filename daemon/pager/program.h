@@ -240,7 +240,7 @@ struct bb_resting {
 	uint64_t said_at;	/* counters were handed to other threads */
 	uint64_t since;		/* the thread has had nothing to do since; 0: it has */
 	enum bb_rest_way way;	/* what it does now */
-	enum bb_rest_way best;	/* what has been better */
+	bool spins;		/* that has been better */
 	uint64_t took[BB_REST_WAYS]; /* until the next fault came: a mean of the last ones, ns */
 	unsigned int turn;	/* faults waited for */
 	bool shares_cpu;	/* somebody else runs on this thread's CPU */

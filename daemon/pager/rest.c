@@ -122,15 +122,11 @@ static int await_reply(struct bb_pager *pg)
 	return n;
 }
 
-static enum bb_rest_way other(enum bb_rest_way way)
-{
-	return way == BB_REST_SPIN ? BB_REST_SLEEP : BB_REST_SPIN;
-}
-
 void bb_rest_fault(struct bb_pager *pg, uint64_t now)
 {
 	struct bb_resting *r = &pg->rest;
 	uint64_t took = now - r->since, *mean = &r->took[r->way];
+	bool tries;
 
 	bb_latency_event(&pg->latency, now);
 	if (!r->since)
@@ -140,13 +136,12 @@ void bb_rest_fault(struct bb_pager *pg, uint64_t now)
 		took = LONG_NS;
 	*mean += r->turn++ % TRY_EVERY < TRIES ? took / TRIES : took / 8 - *mean / 8;
 	if (r->turn % TRY_EVERY == TRIES)
-		r->best = r->took[BB_REST_SPIN] + LEAD_NS < r->took[BB_REST_SLEEP] ? BB_REST_SPIN : BB_REST_SLEEP;
-	r->way = r->best;
-	if (r->turn % TRY_EVERY < TRIES) {
-		r->way = other(r->best);
-		if (r->turn % TRY_EVERY == 0)
-			r->took[r->way] = 0;
-	}
+		r->spins = r->took[BB_REST_SPIN] + LEAD_NS < r->took[BB_REST_SLEEP];
+	/* The first that is tried is to spin: nothing is known of sleeping, which is used until there is. */
+	tries = r->turn % TRY_EVERY < TRIES;
+	r->way = r->spins != tries ? BB_REST_SPIN : BB_REST_SLEEP;
+	if (r->turn % TRY_EVERY == 0)
+		r->took[r->way] = 0;
 }
 
 void bb_rest(struct bb_pager *pg, int work)

@@ -12,7 +12,9 @@ import json
 import os
 import select
 import shutil
+import socket
 import subprocess
+import tempfile
 import time
 
 import rack
@@ -71,8 +73,9 @@ class Fault:
 
 
 @contextlib.contextmanager
-def ours(local):
-    r = rack.Rack(9000, name="peers", switch="auto", programs=True)
+def ours(local, size):
+    # Each host lends a gigabyte.
+    r = rack.Rack(9000, 2 + max(size - local, 0) // (1 << 30), name="peers", switch="auto", programs=True)
     try:
         wait_serves(r, "h2")
         # The daemons' CPU time is a fault's as well.
@@ -100,40 +103,32 @@ def theirs(kind, local, size):
 
 
 def memory(kind, local, size):
-    return ours(local) if kind == "ours" else theirs(kind, local, size)
-
-
-def mapped(kind):
-    """Of a file that is mapped: where it lies."""
-    return ["--file", os.path.join(BUILD, "bench", f"peers.{os.getpid()}")] if kind == "file" else []
+    return ours(local, size) if kind == "ours" else theirs(kind, local, size)
 
 
 def touch(kind):
     """One round. Return: figures of each pattern."""
     out = {}
-    path = mapped(kind)
-    try:
-        with memory(kind, LOCAL, SIZE) as (command, pids):
-            f = Fault(command([built("bench/fault"), str(SIZE), *path]), pids)
-            try:
-                f.tell(f"rand {OPS // 4} 0")
-                for name, what in (("read", f"rand {OPS} 0"), ("write50", f"rand {OPS} 50"), ("two", f"rand {OPS} 0 2"),
-                                   ("seq", f"seq {OPS}")):
-                    progress(f"peers: {kind}, {name}")
-                    ops = OPS if kind not in ("disk", "file") or name == "seq" else OPS // 6
-                    got = f.tell(what.replace(str(OPS), str(ops), 1))
-                    n = got["slow"]["n"]
-                    out[name] = {
-                        "faults_per_s": n * 1e9 / got["ns"], "mb_per_s": ops * 4096e3 / got["ns"], "p50_ns": got["slow"]["p50"],
-                        "p99_ns": got["slow"]["p99"], "mean_ns": got["slow"]["mean"], "cpu_us_per_fault": got["cpu"] / 1000 / max(n, 1),
-                        "cpu_us_per_page": got["cpu"] / 1000 / ops,
-                    }
-                f.tell("check")
-            finally:
-                f.close()
-    finally:
-        if path and os.path.exists(path[1]):
-            os.unlink(path[1])
+    # A file without a name: nothing stays of it, however this ends.
+    with tempfile.TemporaryFile(dir=os.path.join(BUILD, "bench")) as data, memory(kind, LOCAL, SIZE) as (command, pids):
+        mapped = ["--file", f"/dev/fd/{data.fileno()}"] if kind == "file" else []
+        f = Fault(command([built("bench/fault"), str(SIZE), *mapped]), pids, pass_fds=(data.fileno(),))
+        try:
+            f.tell(f"rand {OPS // 4} 0")
+            for name, what in (("read", f"rand {OPS} 0"), ("write50", f"rand {OPS} 50"), ("two", f"rand {OPS} 0 2"),
+                               ("seq", f"seq {OPS}")):
+                progress(f"peers: {kind}, {name}")
+                ops = OPS if kind not in ("disk", "file") or name == "seq" else OPS // 6
+                got = f.tell(what.replace(str(OPS), str(ops), 1))
+                n = got["slow"]["n"]
+                out[name] = {
+                    "faults_per_s": n * 1e9 / got["ns"], "mb_per_s": ops * 4096e3 / got["ns"], "p50_ns": got["slow"]["p50"],
+                    "p99_ns": got["slow"]["p99"], "mean_ns": got["slow"]["mean"], "cpu_us_per_fault": got["cpu"] / 1000 / max(n, 1),
+                    "cpu_us_per_page": got["cpu"] / 1000 / ops,
+                }
+            f.tell("check")
+        finally:
+            f.close()
     return out
 
 
@@ -287,12 +282,19 @@ class RedisServer:
         last = out.decode().strip().splitlines()[-1]
         return float(last.split('","')[1].strip('"'))
 
-    def check(self, n):
-        for i in range(0, self.keys, max(self.keys // n, 1)):
-            k = f"key:{i:012d}"
-            want = (hashlib.sha1(k.encode()).hexdigest() * 26)[:1024].encode()
-            if self.ask("GET", k) != want:
-                raise Mismatch(f"redis: {k} has other bytes than were written")
+    def check(self):
+        """Compares every value."""
+        with socket.socket(socket.AF_UNIX) as k:
+            k.settimeout(120)
+            k.connect(self.path)
+            with k.makefile("rb", 1 << 20) as f:
+                for at in range(0, self.keys, 256):
+                    names = [f"key:{i:012d}".encode() for i in range(at, min(at + 256, self.keys))]
+                    k.sendall(b"".join(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(n), n) for n in names))
+                    for n in names:
+                        want = (hashlib.sha1(n).hexdigest() * 26)[:1024].encode()
+                        if f.readline() != b"$1024\r\n" or f.read(1026) != want + b"\r\n":
+                            raise Mismatch(f"redis: {n.decode()} has other bytes than were written")
 
     def close(self):
         stop(self.proc)
@@ -306,7 +308,7 @@ def redis_job(command):
     try:
         r.gets(20000)
         rate = r.gets(60000)
-        r.check(200)
+        r.check()
         return rate
     finally:
         r.close()

@@ -20,13 +20,10 @@ static int fds[2];
 
 static int setup(void **state)
 {
-	int32_t first = 0;
-
 	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK))
 		return -1;
 	bb_latency_start_at(fds[1], 2);
-	/* To open the device asks for 0: that is taken back at once. */
-	return read(fds[0], &first, sizeof(first)) == sizeof(first) && first == ANY ? 0 : -1;
+	return 0;
 }
 
 static int teardown(void **state)

@@ -5,24 +5,11 @@
 # it did not come to has failed.
 
 load ../bats/common
+load said
 
 setup_file() {
-	local k=6.12
-
 	cd "$TOP" || return
-	echo 0 >"$BATS_FILE_TMPDIR/$k.rc"
-	tests/vm/pair --seconds 380 "$k" -- env B="${B:-build}" tests/vm/rdma all >"$BATS_FILE_TMPDIR/$k.out" \
-		2>"$BATS_FILE_TMPDIR/$k.err" || echo $? >"$BATS_FILE_TMPDIR/$k.rc"
-	grep -h '^#' "$BATS_FILE_TMPDIR/$k.out" | sed "s/^# /# $k: /" >&3 || :
-}
-
-# holds KERNEL NAME: its guest said so.
-holds() {
-	local said=$BATS_FILE_TMPDIR/$1
-
-	[[ $(<"$said.rc") != 77 ]] || skip "$(<"$said.err")"
-	grep -q "^ok [0-9]* - $2\$" "$said.out" ||
-		fail "kernel $1, exit status $(<"$said.rc"):" "$(<"$said.out")" "$(tail -n 30 "$said.err")"
+	boot 6.12 tests/vm/pair --seconds 380 6.12 -- env B="${B:-build}" tests/vm/rdma all
 }
 
 @test "6.12: perftest between two hosts by soft-RoCE, IPv6 GIDs" {
@@ -63,6 +50,5 @@ holds() {
 }
 
 @test "6.12: nothing else failed there" {
-	holds 6.12 "perftest: READs between the hosts, over IPv6" # or the reason why there is no guest
-	expect_equal "$(<"$BATS_FILE_TMPDIR/6.12.rc")" 0
+	nothing_else_failed 6.12 "perftest: READs between the hosts, over IPv6"
 }
