@@ -356,7 +356,7 @@ static int helper_new(void)
 	int r = bb_evict_start();
 
 	if (r == -EOPNOTSUPP)
-		bb_warn("this kernel can neither move pages (UFFDIO_MOVE, Linux 6.8) nor discard them safely (5.18, and vmsplice "
+		bb_warn("this kernel can neither move pages (UFFDIO_MOVE, Linux 6.8) nor discard them safely (5.19, and vmsplice "
 			"and futex allowed): large memory stays local");
 	else if (r < 0)
 		bb_warn("cannot start a thread (%s): large memory stays local", strerrordesc_np(-r));

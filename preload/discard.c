@@ -11,6 +11,7 @@
  * it and nobody else holds it: reclaim of a page that was given to MADV_FREE.
  * MADV_PAGEOUT does it at once, swap or no swap. So, for a batch:
  *
+ *	touch		a store of what is there makes the page this process's own
  *	vmsplice	a pipe takes a reference to each page; nothing is copied
  *	MADV_FREE	from here on a store, or the end of a pin, marks it dirty
  *	read		the pipe's reference is used up by copying the page out
@@ -18,13 +19,20 @@
  *
  * The copy is made after the mark was cleared, so a page that is dropped is
  * equal to its copy. While the pipe holds it the kernel cannot drop it before
- * the copy is made. What remains was stored to, is pinned, or was in the
- * kernel's hands: it stays. It is made dirty first, or the kernel could drop it
- * later; and that by a futex operation (OR of 0), for this is the one store
- * that fails on a missing page instead of waiting for us, its own pager.
+ * the copy is made. It has to be our own by then: a page that was shared with a
+ * forked child would be copied on the next store, and the pipe hold the old one
+ * while the new one is dropped. That the child has gone is not enough, for the
+ * kernel finds that out only when it is stored to. No fork comes in between
+ * (fork.c takes the lock), and no merging of equal pages (bb_pages_register).
+ *
+ * What remains was stored to, is pinned, or was in the kernel's hands: it stays.
+ * It is made dirty first, or the kernel could drop it later; and that by a futex
+ * operation (OR of 0), for this is the one store that fails on a missing page
+ * instead of waiting for us, its own pager.
  *
  * The kernel looks at references in this order since 5.18 ("mm: fix race between
- * MADV_FREE reclaim and blkdev direct IO read").
+ * MADV_FREE reclaim and blkdev direct IO read"), and since 5.19 a page that is a
+ * process's own stays so through swap.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -48,8 +56,6 @@
 #define MADV_COLD 20
 #define MADV_PAGEOUT 21
 #endif
-
-#define PM_EXCLUSIVE (1ULL << 56)
 
 #define TRIES 20
 
@@ -98,16 +104,6 @@ static unsigned int run_of(const struct iovec *v, unsigned int n)
 	return k;
 }
 
-static bool look_all(const struct iovec *v, uint64_t *entry, unsigned int n)
-{
-	for (unsigned int i = 0, k; i < n; i += k) {
-		k = run_of(v + i, n - i);
-		if (!bb_pagemap_look((uintptr_t)v[i].iov_base, entry + i, k))
-			return false;
-	}
-	return true;
-}
-
 static void advise_all(const struct iovec *v, unsigned int n, int advice)
 {
 	for (unsigned int i = 0, k; i < n; i += k) {
@@ -131,41 +127,30 @@ static bool is_protected(uintptr_t at)
 	return bb_rg.xp[bb_page_of(at) / BB_EXTENT_PAGES] & (BB_XP_PROT | BB_XP_FOREIGN);
 }
 
-/* Which pages can be taken; those that are not there are EMPTY. */
+/* Nothing is there, and that is why it could not be touched. */
+static bool is_missing(uintptr_t at, int err)
+{
+	int has = bb_page_has_content(at);
+
+	/* Without /proc: where nothing else can have refused the store. */
+	return has < 0 ? err == -EFAULT && bb_region_has((void *)at) && !is_protected(at) : !has;
+}
+
+/* Makes pages our own; which of them can be taken. Those that are not there are EMPTY. */
 static unsigned int choose(const uintptr_t *page, unsigned int n, enum bb_discarded *out, struct iovec *v,
 			   unsigned char *at)
 {
-	uint64_t pm[BB_DISCARD_MAX];
 	unsigned int k = 0;
-	bool known;
 
-	for (unsigned int i = 0; i < n; i++)
-		v[i] = (struct iovec){ (void *)page[i], BB_PAGE_SIZE };
-	known = look_all(v, pm, n);
 	for (unsigned int i = 0; i < n; i++) {
-		bool own = bb_region_has((void *)page[i]);
+		int r = bb_touch(page[i]);
 
-		/* Without /proc a store tells, where nothing else can refuse it. */
-		if (!known) {
-			int r = bb_touch(page[i]);
-
-			if (r < 0 && (r != -EFAULT || !own || is_protected(page[i])))
-				continue;
-			pm[i] = r == 0 ? BB_PM_PRESENT | PM_EXCLUSIVE : 0;
-		}
-		/* Shared with a forked child, or the zero page; or not to be written, and then it could not stay. */
-		if ((pm[i] & BB_PM_CONTENT) &&
-		    ((pm[i] & BB_PM_SWAPPED) || !(pm[i] & PM_EXCLUSIVE) ||
-		     (own && is_protected(page[i]))) &&
-		    bb_touch(page[i]) < 0) {
-			if (!bb_pagemap_look(page[i], &pm[i], 1) || (pm[i] & BB_PM_CONTENT))
-				continue;
-		}
-		if (!(pm[i] & BB_PM_CONTENT)) {
-			out[i] = BB_DISCARD_EMPTY;
+		if (r < 0) {
+			if (is_missing(page[i], r))
+				out[i] = BB_DISCARD_EMPTY;
 			continue;
 		}
-		v[k].iov_base = (void *)page[i];
+		v[k] = (struct iovec){ (void *)page[i], BB_PAGE_SIZE };
 		at[k++] = (unsigned char)i;
 	}
 	return k;
@@ -256,7 +241,7 @@ static bool new_enough(void)
 	unsigned int major, minor;
 
 	return uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
-	       (major > 5 || (major == 5 && minor >= 18));
+	       (major > 5 || (major == 5 && minor >= 19));
 }
 
 /* Does it work here (a sandbox may refuse any of the calls)? One page is dropped, one that is held stays. */

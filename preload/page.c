@@ -44,6 +44,9 @@ int bb_pages_register(uint32_t first, uint32_t n)
 	 * that it has no mapping at all and fails loudly.
 	 */
 	(void)bb_sys_madvise((void *)(uintptr_t)r.range.start, r.range.len, MADV_DONTFORK);
+	/* See discard.c. PR_SET_MEMORY_MERGE makes all memory mergeable. */
+	if (!(bb_rg.features & UFFD_FEATURE_MOVE))
+		(void)bb_sys_madvise((void *)(uintptr_t)r.range.start, r.range.len, MADV_UNMERGEABLE);
 	errno = keep;
 	return 0;
 }

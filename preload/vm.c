@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <bluebridge/kernel.h>
+
 #include "log.h"
 #include "private.h"
 
@@ -123,6 +125,9 @@ int bb_region_madvise(void *addr, size_t len, int advice)
 		r = bb_rg.attached == BB_ATTACHED ? -EINVAL : bb_sys_madvise(addr, len, advice);
 		bb_unlock(&bb_rg.lock);
 		return r;
+	case MADV_MERGEABLE:
+		/* A hint as well, and one that discard.c cannot do with. */
+		return bb_rg.features & UFFD_FEATURE_MOVE ? bb_sys_madvise(addr, len, advice) : 0;
 	default:
 		/*
 		 * Hints. WILLNEED, COLD and PAGEOUT speak of swap, which this

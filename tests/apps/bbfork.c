@@ -3,13 +3,14 @@
  * fork and the bytes: a parent and its children, each with a pattern of its
  * own over the same large memory, written while the others write.
  *
- *	bbfork [--size MIB] [--children N] [--depth N] [--threads N]
+ *	bbfork [--size MIB] [--children N] [--depth N] [--threads N] [--gone N]
  *
  * Every child first checks that it sees what the parent had at the fork, then
  * writes its own version into half of the pages and checks all of it, twice.
  * Children run one after another and, at each depth, have a child themselves.
  * With --threads, threads of the parent keep on writing their own pages while
- * it forks. Exit 0 and one line where every byte was right.
+ * it forks. With --gone, so many children end at once, and after each the
+ * parent writes all that it has shared with it. Exit 0 and one line where every byte was right.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -106,9 +107,29 @@ static void generation(int depth, int children, unsigned int v)
 	}
 }
 
+static void gone(int times)
+{
+	for (int i = 0; i < times; i++) {
+		pid_t pid = fork();
+		int status;
+
+		if (!pid)
+			_exit(0);
+		if (pid < 0 || waitpid(pid, &status, 0) != pid || status) {
+			fprintf(stderr, "bbfork: a child that does nothing failed\n");
+			_exit(1);
+		}
+		/* In no order that replacement follows. */
+		for (size_t p = 0; p < pages; p++)
+			if (p * 7919 % pages >= reserved)
+				put(p * 7919 % pages, (unsigned int)i % 250 + 1);
+		check("parent, its child is gone", i);
+	}
+}
+
 int main(int argc, char **argv)
 {
-	int children = 3, depth = 2, threads = 0;
+	int children = 3, depth = 2, threads = 0, times = 0;
 	pthread_t t[16];
 
 	for (int i = 1; i + 1 < argc; i += 2) {
@@ -122,6 +143,8 @@ int main(int argc, char **argv)
 			depth = n;
 		else if (!strcmp(argv[i], "--threads") && n <= 16)
 			threads = n;
+		else if (!strcmp(argv[i], "--gone"))
+			times = n;
 		else
 			return fprintf(stderr, "bbfork: what is %s?\n", argv[i]), 2;
 	}
@@ -135,6 +158,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < threads; i++)
 		pthread_create(&t[i], NULL, writer, (void *)(uintptr_t)i);
 	generation(depth, children, 1);
+	gone(times);
 	atomic_store(&stop, true);
 	for (int i = 0; i < threads; i++)
 		pthread_join(t[i], NULL);

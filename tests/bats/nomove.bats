@@ -84,6 +84,12 @@ moves_nothing() {
 	expect_status 0
 }
 
+@test "the pages that a child who is gone shared: stores to them are not lost" {
+	rack_up 2
+	run paged 8M "$BUILD/apps/bbfork" --size 10 --children 0 --gone 300
+	expect_status 0
+}
+
 @test "without /proc in sight: as another user, not dumpable, in a chroot, and forks after that" {
 	local topic
 
