@@ -50,6 +50,7 @@ setup_file() {
 	holds 6.1 "a rack of two comes up, MTU 9000"
 	holds 6.1 "without UFFDIO_MOVE pages go to the other host and come back, written ones too"
 	holds 6.1 "without UFFDIO_MOVE: four threads"
+	holds 6.1 "without UFFDIO_MOVE: forks"
 	holds 6.1 "bbd makes no system call that its filter refuses"
 }
 
