@@ -5,6 +5,7 @@
  * input says, one line a time, answering each with one line of JSON:
  *
  *	rand OPS WRITES [THREADS]	touch OPS random pages, WRITES percent written
+ *	time MS WRITES [THREADS]	the same, for as long as that
  *	seq OPS				touch the next OPS pages in order
  *	hot PAGES OPS			of the first PAGES one at random, then one of the
  *					others in order, OPS times: "slow" are of the former
@@ -36,7 +37,7 @@ static uint32_t *version;
 
 static struct worker {
 	pthread_t thread;
-	uint64_t rng, ops;
+	uint64_t rng, ops, until; /* until: ns; 0: ops say how many */
 	unsigned int index, of, writes;
 	struct samples slow, fast;
 } workers[THREADS];
@@ -81,20 +82,27 @@ static void *random_touches(void *arg)
 {
 	struct worker *w = arg;
 
-	for (uint64_t i = 0; i < w->ops; i++) {
+	uint64_t i;
+
+	for (i = 0; w->until ? bb_now_ns() < w->until : i < w->ops; i++) {
 		uint64_t page = random_below(&w->rng, npages / w->of) * w->of + w->index;
 
 		touch(w, page, w->writes && random_below(&w->rng, 100) < w->writes);
 	}
+	w->ops = i;
 	return NULL;
 }
 
-static void rand_touches(uint64_t ops, unsigned int writes, unsigned int threads)
+/* Return: how many there were. */
+static uint64_t rand_touches(uint64_t ops, uint64_t until, unsigned int writes, unsigned int threads)
 {
+	uint64_t sum;
+
 	for (unsigned int i = 0; i < threads; i++) {
 		struct worker *w = &workers[i];
 
 		w->ops = ops / threads;
+		w->until = until;
 		w->writes = writes;
 		w->index = i;
 		w->of = threads;
@@ -102,8 +110,12 @@ static void rand_touches(uint64_t ops, unsigned int writes, unsigned int threads
 			fail("cannot start thread %u", i);
 	}
 	random_touches(&workers[0]);
-	for (unsigned int i = 1; i < threads; i++)
+	sum = workers[0].ops;
+	for (unsigned int i = 1; i < threads; i++) {
 		pthread_join(workers[i].thread, NULL);
+		sum += workers[i].ops;
+	}
+	return sum;
 }
 
 static void hot_touches(uint64_t hot, uint64_t ops)
@@ -139,7 +151,9 @@ static void run(const char *what, uint64_t a, uint64_t b, uint64_t c)
 	w->slow.n = w->fast.n = 0;
 	t = bb_now_ns();
 	if (*what == 'r')
-		rand_touches(a, (unsigned int)b, (unsigned int)c);
+		ops = rand_touches(a, 0, (unsigned int)b, (unsigned int)c);
+	else if (*what == 't')
+		ops = rand_touches(0, t + a * 1000000, (unsigned int)b, (unsigned int)c);
 	else if (*what == 'h')
 		hot_touches(a, b);
 	else
@@ -200,7 +214,7 @@ int main(int argc, char **argv)
 			for (uint64_t i = 0; i < npages; i++)
 				check(i);
 			printf("{\"verified\":true}\n");
-		} else if ((!strcmp(what, "rand") || !strcmp(what, "seq") || !strcmp(what, "hot")) && a && a <= OPS_MAX &&
+		} else if ((!strcmp(what, "rand") || !strcmp(what, "seq") || !strcmp(what, "hot") || !strcmp(what, "time")) && a && a <= OPS_MAX &&
 			   b <= OPS_MAX && c >= 1 && c <= THREADS) {
 			run(what, a, b, c);
 		} else {

@@ -15,7 +15,8 @@ SPIN_US = 50
 
 
 class Rack:
-    def __init__(self, mtu, hosts=2, name="", env=None, switch="bridge", programs=False, spin=SPIN_US):
+    def __init__(self, mtu, hosts=2, name="", env=None, switch="bridge", programs=False, spin=SPIN_US,
+                 lend="1G"):
         """name tells racks of one MTU apart; env is for its bbds, on top of ours.
 
         A plain bridge unless said otherwise: the switch program forwards pages
@@ -31,7 +32,7 @@ class Rack:
         built("bbctl")
         progress(f"rack of {hosts} hosts, MTU {mtu}")
         call(
-            [*self.base, "--mtu", str(mtu), "--lend", "1G", "--owner", str(os.getpid()),
+            [*self.base, "--mtu", str(mtu), "--lend", lend, "--owner", str(os.getpid()),
              "--switch", switch, "--host-programs", "on" if programs else "off",
              "--bbd-args", f"--spin {spin}", "up", str(hosts)],
             "bbrack up", env=environment(**(env or {})),

@@ -92,10 +92,10 @@ class Floors:
 class Program:
     """bench/fault under libbb.so on h1: one line there, one line back."""
 
-    def __init__(self, r):
+    def __init__(self, r, size=SIZE, local=LOCAL):
         self.rack = r
         self.proc = r.program(
-            "h1", [built("bench/fault"), SIZE], LOCAL, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            "h1", [built("bench/fault"), size], local, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         self.pid = self.proc.pid
@@ -111,9 +111,12 @@ class Program:
             raise (Mismatch if "other bytes" in text else Failed)(f"fault: no answer within {seconds} s: {text}")
         return json.loads(line)
 
-    def tell(self, what, seconds=60):
+    def say(self, what):
         self.proc.stdin.write(what.encode() + b"\n")
         self.proc.stdin.flush()
+
+    def tell(self, what, seconds=60):
+        self.say(what)
         return self.answer(seconds)
 
     def place(self, here, there):
