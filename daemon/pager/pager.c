@@ -4,10 +4,9 @@
  *
  * Theory of operation
  * -------------------
- * One round of the loop polls everything once: faults of every program, parked
- * faults, the network, the staging rings. Where there are more than a few programs
- * only those are polled of which epoll says that there is something. What the thread does between two
- * rounds, look again, give way or sleep, is rest.c's.
+ * One round of the loop (due.c) polls what there is to do: faults, parked faults,
+ * the staging rings, the network. What the thread does between two rounds, look
+ * again, give way or sleep, is rest.c's.
  *
  * Lock order: bb_pager.lock alone, for the list of programs.
  */
@@ -29,28 +28,12 @@
 #include "program.h"
 #include "rights.h"
 
-#define EVENTS 64
 #define STOP_NS 3000000000ULL
-#define FEW 2	 /* programs: to read of each costs less than to ask which can be read */
-#define SWEEP 8U /* of more, those that have said nothing are looked at every so many rounds */
 
 const char *const bb_part_name[BB_PART_MAX] = {
 	[BB_PART_ENTER] = "enter", [BB_PART_DIRECTORY] = "directory", [BB_PART_GET] = "get data",
 	[BB_PART_EXIT] = "exit",   [BB_PART_OTHER] = "other",	      [BB_PART_TOTAL] = "total",
 };
-
-static void watch(struct bb_pager *pg, int fd, uint32_t how)
-{
-	struct epoll_event ev = { .events = EPOLLIN | how, .data.fd = fd };
-
-	if (fd >= 0 && epoll_ctl(pg->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
-		bb_error("pager: cannot watch a descriptor (error %d)", errno);
-}
-
-static void unwatch(struct bb_pager *pg, int fd)
-{
-	epoll_ctl(pg->epoll, EPOLL_CTL_DEL, fd, NULL);
-}
 
 /* The program goes on when it has this. */
 static void answer(struct bb_program *p)
@@ -92,24 +75,13 @@ static void take_inbox(struct bb_pager *pg)
 		answer(p);
 		p->next = pg->programs;
 		pg->programs = p;
-		watch(pg, p->uffd, 0);
-		/* A kick wakes us once, whatever its count says afterwards (EFD_SEMAPHORE). */
-		watch(pg, p->kick, EPOLLET);
-		watch(pg, p->sock, 0);
+		if (p->gone)
+			pg->some_gone = true;
+		else
+			bb_due_watch(p);
 	}
 	pg->inbox = later;
 	pthread_mutex_unlock(&pg->lock);
-}
-
-static void part_with(struct bb_pager *pg, struct bb_program *p)
-{
-	p->gone = true;
-	if (bb_absent(p))
-		return;
-	unwatch(pg, p->uffd);
-	unwatch(pg, p->kick);
-	unwatch(pg, p->sock);
-	p->parked_n = 0;
 }
 
 /* We end, it does not: it must not wait for another bbd. */
@@ -117,7 +89,7 @@ static void dismiss(struct bb_pager *pg, struct bb_program *p)
 {
 	struct bb_msg m = { .magic = BB_MSG_MAGIC, .op = BB_MSG_BYE };
 
-	part_with(pg, p); /* first: it takes its pages in hand as soon as it hears of it */
+	bb_due_part(p); /* first: it takes its pages in hand as soon as it hears of it */
 	if (!bb_absent(p) && send(p->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		bb_debug("program %u: not told that bbd ends (error %d)", p->pid, errno);
 }
@@ -127,7 +99,11 @@ static void bury(struct bb_pager *pg)
 {
 	struct bb_program **at = &pg->programs, *p;
 
+	if (!pg->some_gone)
+		return;
+	pg->some_gone = false;
 	while ((p = *at)) {
+		pg->some_gone |= p->gone;
 		if (!p->gone || (!pg->stop && bb_program_lives(p)) || !bb_extent_drain(p)) {
 			at = &p->next;
 			continue;
@@ -136,94 +112,9 @@ static void bury(struct bb_pager *pg)
 		*at = p->next;
 		pthread_mutex_unlock(&pg->lock);
 		bb_info("program %u (%s) is gone", p->pid, p->comm);
+		bb_due_forget(p);
 		bb_program_free(p, true);
 	}
-}
-
-static void handle(struct bb_pager *pg, const struct epoll_event *ev)
-{
-	struct bb_program *p;
-	uint64_t count;
-
-	if (ev->data.fd == pg->wake) {
-		(void)!read(pg->wake, &count, sizeof(count));
-		return;
-	}
-	for (p = pg->programs; p; p = p->next) {
-		if (p->gone || bb_absent(p))
-			continue;
-		if (ev->data.fd == p->kick && bb_program_read(p->kick, &count, sizeof(count)) < 0)
-			continue;
-		p->ready |= ev->data.fd == p->uffd || ev->data.fd == p->kick;
-		if (ev->data.fd == p->uffd && ev->events & (EPOLLERR | EPOLLHUP)) {
-			/* It would wake us for ever. */
-			bb_warn("program %u (%s): its userfaultfd cannot be read any more: it is served no more", p->pid,
-				p->comm);
-			part_with(pg, p);
-			continue;
-		}
-		if (ev->data.fd == p->sock && !bb_program_hear(p)) {
-			part_with(pg, p);
-			p->hung_up = pg->now;
-		}
-	}
-}
-
-void bb_pager_look(struct bb_pager *pg, int ms)
-{
-	struct epoll_event ev[EVENTS];
-	int n = epoll_wait(pg->epoll, ev, EVENTS, ms);
-
-	for (int i = 0; i < n; i++)
-		handle(pg, &ev[i]);
-	pg->looked = true;
-}
-
-static int poll_program(struct bb_program *p, bool faults)
-{
-	int work = 0;
-
-	if (p->gone)
-		return 0;
-	if (bb_absent(p)) {
-		bb_again_poll(p);
-		return 0;
-	}
-	if (p->freezing) {
-		bb_program_freeze_poll(p);
-		if (p->freezing)
-			return 0;
-	}
-	if (faults)
-		work = bb_fault_poll(p);
-	if (p->parked_n)
-		work += bb_fault_unpark(p);
-	work += bb_writeback_poll(p);
-	bb_extent_poll(p);
-	if (p->pager->cfg.replicas > 1)
-		work += bb_copies_poll(p);
-	return work;
-}
-
-int bb_pager_round(struct bb_pager *pg)
-{
-	const bool all = !pg->many || ++pg->rounds % SWEEP == 0;
-	struct bb_program *p;
-	unsigned int n = 0;
-	int work = 0;
-
-	if (pg->many && !pg->looked)
-		bb_pager_look(pg, 0);
-	pg->looked = false;
-	pg->now = bb_now_ns();
-	for (p = pg->programs; p; p = p->next, n++)
-		if (all || p->ready || p->parked_n)
-			work += poll_program(p, !pg->many || p->ready);
-	pg->many = n > FEW;
-	bb_net_flush(pg->net);
-	work += bb_net_poll(pg->net);
-	bb_net_flush(pg->net);
-	return work;
 }
 
 static void *loop(void *arg)
@@ -274,6 +165,7 @@ int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg)
 	if (!pg)
 		return -ENOMEM;
 	pg->cfg = *cfg;
+	bb_due_init(pg);
 	pg->started = bb_now_ns();
 	pg->slow_until = calloc(1 << 16, sizeof(*pg->slow_until));
 	pg->dead_until = calloc(1 << 16, sizeof(*pg->dead_until));
@@ -305,8 +197,8 @@ int bb_pager_start(struct bb_pager **out, const struct bb_pager_config *cfg)
 		pg->dels[i].next = pg->free_dels;
 		pg->free_dels = &pg->dels[i];
 	}
-	watch(pg, pg->wake, 0);
-	watch(pg, bb_net_fd(pg->net), 0);
+	bb_due_watch_own(pg, pg->wake);
+	bb_due_watch_own(pg, bb_net_fd(pg->net));
 	r = bb_again_load(pg);
 	if (r < 0) {
 		bb_net_free(pg->net);

@@ -5,7 +5,9 @@
  * by others under bb_pager.lock, which the thread takes only to add and remove
  * programs.
  *
- *	pager.c	    the thread, its sleep, the public calls
+ *	pager.c	    the thread, the public calls
+ *	due.c	    a round of it: which programs are polled
+ *	rest.c	    what it does between two rounds
  *	program.c   attach, checks, the end of a program
  *	fault.c	    what a fault means, by the state of its page
  *	fill.c	    bringing pages in
@@ -217,6 +219,9 @@ struct bb_program {
 	uint64_t tail, wb;
 	uint8_t *slot_busy;	/* the slot is in a batch under way: it must not change */
 
+	/* due.c */
+	struct bb_program *due_next;
+	bool due;		/* it is in the list of those that are polled */
 	bool ready;		/* it has said something since it was last polled */
 
 	/* Faults that wait for credit, oldest first. */
@@ -268,7 +273,9 @@ struct bb_pager {
 	uint64_t now;		/* of this round of the loop */
 	bool many;		/* programs: more than it pays to poll one by one */
 	bool looked;		/* which of them are ready has just been asked */
-	unsigned int rounds;
+	bool some_gone;		/* of the programs */
+	struct bb_program *due, **due_end; /* of many: with something to do, or under way */
+	uint64_t sweep_at;	/* when all of many are looked at */
 	struct bb_resting rest;
 	struct bb_latency latency;
 	unsigned int fills_due;	/* answers that pages wait for */
@@ -313,12 +320,29 @@ bool bb_program_lives(struct bb_program *p);
 /* Answers a freeze that is waited for, ends one that lasts too long. */
 void bb_program_freeze_poll(struct bb_program *p);
 
-/* --- pager.c --------------------------------------------------------------- */
+/* --- due.c ----------------------------------------------------------------- */
 
+void bb_due_init(struct bb_pager *pg);
+/* Descriptors: a program's, which is polled from now on, and the pager's own. */
+void bb_due_watch(struct bb_program *p);
+void bb_due_watch_own(struct bb_pager *pg, int fd);
+/* It is gone: nothing of it is watched any more. */
+void bb_due_part(struct bb_program *p);
+/* It is about to be freed. */
+void bb_due_forget(struct bb_program *p);
 /* Looks at everything once. Return: how much there was to do. */
 int bb_pager_round(struct bb_pager *pg);
 /* Learns which descriptors can be read, waiting so long for one. */
 void bb_pager_look(struct bb_pager *pg, int ms);
+/*
+ * Asks all programs to kick when something comes to their staging rings; all else
+ * wakes the epoll by itself. Return: false where something has come already.
+ */
+bool bb_due_ask(struct bb_pager *pg);
+/* They need not kick while they are polled anyway. */
+void bb_due_awake(struct bb_pager *pg);
+/* Does a program wait for what no event tells of? */
+bool bb_due_waits(const struct bb_pager *pg);
 
 /* --- rest.c ---------------------------------------------------------------- */
 

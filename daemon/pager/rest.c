@@ -45,37 +45,16 @@ static void say(struct bb_pager *pg)
 	pg->rest.said_at = pg->now;
 }
 
-/* Has anything come to the staging rings since the last round? All else wakes the epoll by itself. */
-static bool asked_for_kicks(struct bb_pager *pg)
-{
-	bool quiet = true;
-
-	for (struct bb_program *p = pg->programs; p; p = p->next) {
-		if (p->gone || p->parked_n || p->freezing)
-			quiet = false;
-		if (bb_absent(p))
-			continue;
-		if (!atomic_load_explicit(&p->ctl->bbd_wants, memory_order_relaxed))
-			atomic_store(&p->ctl->bbd_wants, 1);
-		quiet &= atomic_load(&p->ctl->stage_head) == p->wb;
-	}
-	return quiet && !pg->inbox;
-}
-
 /* fresh: a round that found work has just ended, there need be none before sleeping. */
 static void sleep_until_work(struct bb_pager *pg, bool fresh)
 {
-	struct bb_program *p;
 	uint64_t next, wait;
-	bool parked = false, gone = false;
+	bool waits = false;
 
-	if (!asked_for_kicks(pg) || !fresh) {
+	if (!bb_due_ask(pg) || !fresh) {
 		if (bb_pager_round(pg))
 			return;
-		for (p = pg->programs; p; p = p->next) {
-			gone |= p->gone;
-			parked |= !bb_absent(p) && (p->parked_n > 0 || p->freezing);
-		}
+		waits = bb_due_waits(pg);
 		say(pg);
 	}
 	next = bb_net_next(pg->net);
@@ -85,16 +64,13 @@ static void sleep_until_work(struct bb_pager *pg, bool fresh)
 		wait = next;
 	if (wait > TICK_NS)
 		wait = TICK_NS;
-	if (parked && wait > 1000000)
+	if (waits && wait > 1000000)
 		wait = 1000000;
-	if ((gone || pg->inbox) && wait > 10000000)
+	if ((pg->some_gone || pg->inbox) && wait > 10000000)
 		wait = 10000000;
 	bb_pager_look(pg, (int)((wait + 999999) / 1000000));
 	pg->now = bb_now_ns();
-	/* Of many most have nothing to kick for: who does says so, and is asked again before we sleep. */
-	for (p = pg->programs; p && !pg->many; p = p->next)
-		if (!bb_absent(p))
-			atomic_store(&p->ctl->bbd_wants, 0);
+	bb_due_awake(pg);
 }
 
 /*

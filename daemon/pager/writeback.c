@@ -339,7 +339,7 @@ bool bb_writeback_poll(struct bb_program *p)
 		return false;
 	if (head - p->tail > p->nslots) {
 		bb_error("program %u (%s): its staging ring is damaged: it is served no more", p->pid, p->comm);
-		p->gone = true;
+		bb_due_part(p);
 		return true;
 	}
 	if (p->wb < head)
