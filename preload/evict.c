@@ -404,10 +404,10 @@ static bool make_room(int64_t target)
 			uint32_t bell = atomic_load(&g->ctl->helper_bell);
 
 			kick();
-			atomic_store(&g->ctl->helper_sleeps, 1);
+			atomic_store(&g->ctl->helper_sleeps, BB_HELPER_SLOT);
 			if (!slots_free())
 				bb_futex_wait(&g->ctl->helper_bell, bell, 2000000);
-			atomic_store(&g->ctl->helper_sleeps, 0);
+			atomic_store(&g->ctl->helper_sleeps, BB_HELPER_AWAKE);
 			if (!slots_free() && bb_bbd_ended())
 				return false;
 			continue;
@@ -477,10 +477,10 @@ static void *helper(void *arg)
 				continue;
 			kick();
 		}
-		atomic_store(&c->helper_sleeps, 1);
+		atomic_store(&c->helper_sleeps, BB_HELPER_IDLE);
 		if (room() >= low || atomic_load(&c->helper_bell) == bell)
 			bb_futex_wait(&c->helper_bell, bell, room() < low ? 5000000 : IDLE_NS);
-		atomic_store(&c->helper_sleeps, 0);
+		atomic_store(&c->helper_sleeps, BB_HELPER_AWAKE);
 		if (bb_last_thread()) {
 			/* The program's exit handlers come, and nobody takes pages out. */
 			atomic_store(&c->stuck, 1);

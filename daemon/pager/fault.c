@@ -17,6 +17,7 @@
 #define MSGS 16
 #define OPEN_MIN_LIMIT (16 * 1024) /* pages of budget from which opening whole extents pays */
 #define STUCK_NS 20000000ULL
+#define RING_NS 100000ULL
 
 enum outcome {
 	SERVED,
@@ -249,7 +250,11 @@ int bb_fault_unpark(struct bb_program *p)
 			int64_t n = atomic_load(&p->x[page / BB_EXTENT_PAGES].state) == BB_X_FRESH ? BB_EXTENT_PAGES
 												   : 1;
 
-			bb_program_ring(p);
+			/* It may have fallen asleep just before it could be rung; but not in each round. */
+			if (p->pager->now - p->rung_at > RING_NS) {
+				p->rung_at = p->pager->now;
+				bb_program_ring(p);
+			}
 			/*
 			 * Nothing can be taken out: everything is pinned, or no
 			 * host has room. Better over the budget than stuck.

@@ -76,6 +76,12 @@ ssize_t bb_program_read(int fd, void *buf, size_t len)
 
 void bb_program_ring(struct bb_program *p)
 {
+	if (atomic_load(&p->ctl->helper_sleeps) == BB_HELPER_IDLE)
+		bb_program_ring_slots(p);
+}
+
+void bb_program_ring_slots(struct bb_program *p)
+{
 	if (!atomic_load(&p->ctl->helper_sleeps))
 		return;
 	atomic_fetch_add(&p->ctl->helper_bell, 1);

@@ -231,6 +231,7 @@ struct bb_program {
 		uint64_t t_fault;
 	} parked[BB_PARKED];
 	uint32_t parked_head, parked_n;
+	uint64_t rung_at;	/* for them */
 
 	struct bb_prefetch pf;
 
@@ -305,6 +306,8 @@ void bb_program_free(struct bb_program *p, bool forget);
 void bb_program_over(struct bb_program *p, int64_t n);
 /* Rings the helper if it sleeps and has reason to work. */
 void bb_program_ring(struct bb_program *p);
+/* There are free slots again: that is what it may sleep for. */
+void bb_program_ring_slots(struct bb_program *p);
 
 /* Like read(2), but never waits, whatever the program has made of the descriptor that we share. */
 ssize_t bb_program_read(int fd, void *buf, size_t len);

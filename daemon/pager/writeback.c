@@ -326,7 +326,7 @@ static bool free_slots(struct bb_program *p, uint64_t head)
 	if (p->tail == from)
 		return false;
 	atomic_store(&p->ctl->stage_tail, p->tail);
-	bb_program_ring(p);
+	bb_program_ring_slots(p);
 	return true;
 }
 

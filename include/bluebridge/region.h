@@ -218,6 +218,13 @@ struct bb_slot {
 	uint64_t unused;
 };
 
+/* What the helper sleeps for. Who has nothing of that for it lets it sleep. */
+enum bb_helper {
+	BB_HELPER_AWAKE = 0,
+	BB_HELPER_IDLE,	/* whatever comes */
+	BB_HELPER_SLOT,	/* a free slot: without one it can do nothing */
+};
+
 /* --- control page ------------------------------------------------------- */
 
 /*
@@ -247,7 +254,7 @@ struct bb_region_ctl {
 
 	/* Doorbells. */
 	_Alignas(64) _Atomic uint32_t helper_bell;	/* futex: bbd rings, helper sleeps */
-	_Atomic uint32_t helper_sleeps;
+	_Atomic uint32_t helper_sleeps;	/* enum bb_helper */
 	_Atomic uint32_t bbd_wants;	/* bbd wants a kick (eventfd) when credit or a slot appears */
 	_Atomic uint32_t closing;
 	_Atomic uint32_t stuck;		/* helper: a full round found nothing to take out */

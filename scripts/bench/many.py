@@ -40,7 +40,7 @@ class Side:
             progress(f"many: program {len(self.progs) + 1} of {n}")
             p = Program(self.rack, f"{SIZE}M", f"{LOCAL}M")
             self.progs.append(p)
-            p.tell("rand 4000 0")
+            p.tell("rand 12000 0")  # nothing of it is dirty any more
 
     def one(self, how):
         """The first one's faults while the others are attached and idle. Return: figures."""
