@@ -10,8 +10,12 @@
  *	hot PAGES OPS			of the first PAGES one at random, then one of the
  *					others in order, OPS times: "slow" are of the former
  *	check				compare every page of the buffer
+ *	fresh PAGES WRITES		touch that many pages of new memory in order, for the
+ *					first time: all are written, or all only read
  *
  * --file: the buffer is that file, mapped, and not memory of the program.
+ * --every N: only one page in N is ever touched; pages are counted without the others.
+ * --allocations N: so many pieces, which the program has allocated each for itself.
  *
  * The time of a touch is that of the first access to the page; the whole page
  * is compared after it. "slow" are the touches of more than 2 microseconds:
@@ -32,7 +36,8 @@
 const char *const bench_name = "fault";
 
 static uint64_t npages, at;
-static uint8_t *buffer;
+static uint64_t every = 1, npieces = 1, per_piece; /* pages that are touched */
+static uint8_t **piece;
 static uint32_t *version;
 
 static struct worker {
@@ -47,9 +52,14 @@ static uint64_t seed_of(uint64_t page)
 	return mix(page << 32 ^ version[page] ^ 0xbbUL << 24);
 }
 
+static uint8_t *page_aligned(void *p)
+{
+	return (uint8_t *)(((uintptr_t)p + PAGE - 1) & ~(PAGE - 1));
+}
+
 static uint8_t *page_at(uint64_t page)
 {
-	return buffer + page * PAGE;
+	return piece[page / per_piece] + page % per_piece * every * PAGE;
 }
 
 static void check(uint64_t page)
@@ -131,6 +141,44 @@ static void hot_touches(uint64_t hot, uint64_t ops)
 	scan->slow.n = scan->fast.n = 0;
 }
 
+/* Its bytes are compared afterwards, which the time that is printed has not in it. */
+static void fresh(uint64_t pages, bool write)
+{
+	struct samples *s = &workers[0].slow;
+	uint8_t *all = malloc((pages + 1) * PAGE), *p = page_aligned(all);
+	uint64_t t, ns;
+
+	if (!all)
+		fail("cannot allocate %lu pages", pages);
+	s->n = 0;
+	t = bb_now_ns();
+	for (uint64_t i = 0; i < pages; i++) {
+		volatile uint64_t *word = (volatile uint64_t *)(void *)(p + i * PAGE);
+		uint64_t began = bb_now_ns();
+
+		if (write)
+			*word = mix(i + 1);
+		else
+			(void)*word;
+		samples_add(s, bb_now_ns() - began);
+	}
+	ns = bb_now_ns() - t;
+	for (uint64_t i = 0; i < pages; i++) {
+		const uint64_t *w = (const uint64_t *)(const void *)(p + i * PAGE);
+		uint64_t other = 0;
+
+		for (unsigned int k = 1; k < WORDS; k++)
+			other |= w[k];
+		if (*w != (write ? mix(i + 1) : 0) || other)
+			fail("new page %lu at %p: other bytes than were written", i, (const void *)w);
+	}
+	free(all);
+	printf("{\"ops\":%lu,\"ns\":%lu,", pages, ns);
+	samples_print("slow", s);
+	printf(",\"verified\":true}\n");
+	s->n = 0;
+}
+
 /* All of the others' are the first's. */
 static void gather(struct samples *to, size_t offset)
 {
@@ -169,6 +217,24 @@ static void run(const char *what, uint64_t a, uint64_t b, uint64_t c)
 	printf(",\"verified\":true}\n");
 }
 
+static void pieces_new(uint64_t pages)
+{
+	const uint64_t size = pages / npieces;
+
+	per_piece = size / every;
+	if (!per_piece)
+		bad_option("--allocations", "too many for the size");
+	npages = per_piece * npieces;
+	piece = own_alloc(npieces * sizeof(*piece));
+	for (uint64_t i = 0; i < npieces; i++) {
+		void *all = malloc((size + 1) * PAGE);
+
+		if (!all)
+			fail("cannot allocate %lu pages", size);
+		piece[i] = page_aligned(all);
+	}
+}
+
 static uint8_t *map_file(const char *path)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -185,22 +251,37 @@ static uint8_t *map_file(const char *path)
 
 int main(int argc, char **argv)
 {
-	const char *file = argc == 4 && !strcmp(argv[2], "--file") ? argv[3] : NULL;
+	const char *file = NULL;
 	char line[128], what[16];
 
-	if (argc != 2 && !file)
-		bad_option("an argument", "expected SIZE [--file PATH]");
+	if (argc < 2 || argc % 2)
+		bad_option("an argument", "expected SIZE [--file PATH | --every N | --allocations N]...");
 	npages = arg_size("size", argv[1]) / PAGE;
+	for (int i = 2; i < argc; i += 2) {
+		if (!strcmp(argv[i], "--file"))
+			file = argv[i + 1];
+		else if (!strcmp(argv[i], "--every"))
+			every = strtoul(argv[i + 1], NULL, 10);
+		else if (!strcmp(argv[i], "--allocations"))
+			npieces = strtoul(argv[i + 1], NULL, 10);
+		else
+			bad_option("an option", argv[i]);
+	}
+	if (!every || !npieces || (file && (every > 1 || npieces > 1)))
+		bad_option("--every, --allocations", "expected numbers, and no file");
 	for (unsigned int i = 0; i < THREADS; i++) {
 		workers[i].rng = 7 + i;
 		samples_init(&workers[i].slow, OPS_MAX);
 		samples_init(&workers[i].fast, OPS_MAX);
 	}
+	if (file) {
+		piece = own_alloc(sizeof(*piece));
+		piece[0] = map_file(file);
+		per_piece = npages;
+	} else {
+		pieces_new(npages);
+	}
 	version = own_alloc(npages * sizeof(*version));
-	buffer = file ? map_file(file) : malloc((npages + 1) * PAGE);
-	if (!buffer)
-		fail("cannot allocate %lu pages", npages);
-	buffer = (uint8_t *)(((uintptr_t)buffer + PAGE - 1) & ~(PAGE - 1));
 	for (uint64_t i = 0; i < npages; i++)
 		words_fill(page_at(i), WORDS, seed_of(i));
 	printf("{\"pid\":%d,\"pages\":%lu}\n", (int)getpid(), npages);
@@ -214,6 +295,8 @@ int main(int argc, char **argv)
 			for (uint64_t i = 0; i < npages; i++)
 				check(i);
 			printf("{\"verified\":true}\n");
+		} else if (!strcmp(what, "fresh") && a && a <= OPS_MAX) {
+			fresh(a, b);
 		} else if ((!strcmp(what, "rand") || !strcmp(what, "seq") || !strcmp(what, "hot") || !strcmp(what, "time")) && a && a <= OPS_MAX &&
 			   b <= OPS_MAX && c >= 1 && c <= THREADS) {
 			run(what, a, b, c);

@@ -92,14 +92,14 @@ class Floors:
 class Program:
     """bench/fault under libbb.so on h1: one line there, one line back."""
 
-    def __init__(self, r, size=SIZE, local=LOCAL):
+    def __init__(self, r, size=SIZE, local=LOCAL, more=(), wait=60):
         self.rack = r
         self.proc = r.program(
-            "h1", [built("bench/fault"), size], local, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            "h1", [built("bench/fault"), size, *more], local, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         self.pid = self.proc.pid
-        self.answer(60)
+        self.answer(wait)
 
     def answer(self, seconds):
         fd = self.proc.stdout.fileno()
