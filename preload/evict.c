@@ -228,6 +228,7 @@ static bool stage(const struct victim *v, unsigned int i, uint64_t head)
 	const void *from = (const void *)(g->staging + ((uintptr_t)i << BB_PAGE_SHIFT));
 	uint32_t slot = (uint32_t)(head & (g->nslots - 1));
 	struct bb_slot *s = &g->slots[slot];
+	struct bb_hash hash;
 	XXH128_hash_t h;
 	bb_pw set;
 
@@ -241,15 +242,13 @@ static bool stage(const struct victim *v, unsigned int i, uint64_t head)
 	/* Hashed is what is kept: after MADV_FREE the kernel may clear the page at any time. */
 	memcpy(g->stage + ((size_t)slot << BB_PAGE_SHIFT), from, BB_PAGE_SIZE);
 	h = XXH3_128bits(g->stage + ((size_t)slot << BB_PAGE_SHIFT), BB_PAGE_SIZE);
-	s->hash.lo = h.low64;
-	s->hash.hi = h.high64;
+	s->hash = hash = bb_hash_of(h.low64, h.high64);
 	atomic_store_explicit(&s->page, v->page, memory_order_release);
 
 	/* The hash of the home copy is stable while HASHED is set and WB is not. */
 	set = bb_pw_with_gen(bb_pw_with_slot(BB_P_STAGED, slot), atomic_load_explicit(&g->ctl->gen, memory_order_relaxed));
 	set = bb_pw_with_heat(set, bb_pw_heat(v->word) + 1);
-	if ((v->word & BB_PW_HASHED) && !(v->word & BB_PW_WB) && g->hash[v->page].lo == h.low64 &&
-	    g->hash[v->page].hi == h.high64)
+	if ((v->word & BB_PW_HASHED) && !(v->word & BB_PW_WB) && bb_hash_same(g->hash[v->page], hash))
 		atomic_fetch_add_explicit(&g->ctl->n_evict_clean, 1, memory_order_relaxed);
 	else
 		set |= BB_PW_DIRTY;

@@ -234,7 +234,7 @@ static bool intact(struct bb_program *p, uint32_t page, const void *data)
 {
 	XXH128_hash_t h = XXH3_128bits(data, BB_PAGE_SIZE);
 
-	return h.low64 == p->hash[page].lo && h.high64 == p->hash[page].hi;
+	return bb_hash_same(p->hash[page], bb_hash_of(h.low64, h.high64));
 }
 
 /* From the other copy then, if there is one, and time. */

@@ -294,7 +294,7 @@ static void was_read(struct bb_net_req *req)
 		const uint8_t *data = s->data + ((size_t)i << BB_PAGE_SHIFT);
 		XXH128_hash_t h = XXH3_128bits(data, BB_PAGE_SIZE);
 
-		if (h.low64 != p->hash[s->page + i].lo || h.high64 != p->hash[s->page + i].hi) {
+		if (!bb_hash_same(p->hash[s->page + i], bb_hash_of(h.low64, h.high64))) {
 			bb_warn("program %u (%s): host %u gave other bytes than were written: they are not copied", p->pid,
 				p->comm, p->rx[s->from].node);
 			put_off(p);

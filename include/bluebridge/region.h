@@ -55,7 +55,7 @@
 #include <stdint.h>
 
 #define BB_REGION_MAGIC 0x62627267u /* "bbrg" */
-#define BB_REGION_VERSION 3
+#define BB_REGION_VERSION 4
 
 /* --- extents ------------------------------------------------------------ */
 
@@ -205,17 +205,31 @@ static inline bb_pw bb_pw_with_rx(bb_pw w, uint32_t rx)
 	return (w & ~BB_PW_RX) | ((bb_pw)rx << BB_PW_RX_SHIFT);
 }
 
-/* XXH3, 128 bits, of a page's 4096 bytes. */
+/*
+ * XXH3 of a page's 4096 bytes: 96 of its 128 bits. Each managed page has one, and
+ * all that we keep of a page is to be less than 24 bytes. No two versions of a page
+ * that differ are taken for one more often than once in 2^96 times.
+ */
 struct bb_hash {
-	uint64_t lo, hi;
+	uint32_t w[3];
 };
+
+static inline struct bb_hash bb_hash_of(uint64_t lo, uint64_t hi)
+{
+	return (struct bb_hash){ { (uint32_t)lo, (uint32_t)(lo >> 32), (uint32_t)hi } };
+}
+
+static inline bool bb_hash_same(struct bb_hash a, struct bb_hash b)
+{
+	return !((a.w[0] ^ b.w[0]) | (a.w[1] ^ b.w[1]) | (a.w[2] ^ b.w[2]));
+}
 
 /* --- staging ring ------------------------------------------------------- */
 
 struct bb_slot {
 	_Atomic uint64_t page;	/* page number in the region */
 	struct bb_hash hash;	/* of the slot's content */
-	uint64_t unused;
+	uint32_t unused[3];
 };
 
 /* What the helper sleeps for. Who has nothing of that for it lets it sleep. */

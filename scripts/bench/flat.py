@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import rack
-from common import Failed, Skipped, built, median, progress, row, start
+from common import Failed, Skipped, built, cpu_ns, median, progress, row, start
 from remote import Program, placements
 from resident import Region, mappings
 
@@ -169,13 +169,22 @@ def first_touch():
     ours = plain = None
     out = {k: {"ratio": [], "median_ratio": [], "ours_ns": [], "plain_ns": [], "ours_p50": [], "plain_p50": []}
            for k in ("read", "written")}
+    parts = {"program": [], "h1_bbd": [], "h2_bbd": []}
     try:
         ours = Program(r, "128M", LOCAL)
         plain = Plain()
+        pids = (ours.pid, *(r.host[h]["pid"] for h in ("h1", "h2")))
         for i in range(5):
             for kind, o in out.items():
                 progress(f"first-touch: round {i + 1} of 5, {kind}")
-                got = {p: p.tell(f"fresh {FRESH} {int(kind == 'written')}") for p in ((ours, plain) if i % 2 else (plain, ours))}
+                got = {}
+                for p in (ours, plain) if i % 2 else (plain, ours):
+                    cpu = [cpu_ns(x) for x in pids]
+                    got[p] = p.tell(f"fresh {FRESH} {int(kind == 'written')}")
+                    if p is ours and kind == "written":
+                        for name, x, c in zip(parts, pids, cpu):
+                            parts[name].append(round((cpu_ns(x) - c) / FRESH))
+                    p.tell("old")
                 o["ratio"].append(round(got[ours]["ns"] / got[plain]["ns"], 3))
                 o["median_ratio"].append(round(got[ours]["slow"]["p50"] / got[plain]["slow"]["p50"], 3))
                 for k, p in (("ours", ours), ("plain", plain)):
@@ -189,9 +198,10 @@ def first_touch():
         r.down()
     w, z = out["written"], out["read"]
     return [row(
-        "first-touch", median(w["ratio"]), "ratio", 1.3, **out,
+        "first-touch", median(w["ratio"]), "ratio", 1.3, cpu_ns_a_page=parts, **out,
         note=f"a page written {median(w['ours_ns']) / 1000:.2f} us, plain {median(w['plain_ns']) / 1000:.2f}; medians of single touches "
-             f"{median(w['ours_p50'])} and {median(w['plain_p50'])} ns; only read: {median(z['ratio']):.2f} "
+             f"{median(w['ours_p50'])} and {median(w['plain_p50'])} ns; CPU us a page: "
+             f"{', '.join(f'{k} {median(v) / 1000:.1f}' for k, v in parts.items())}; only read: {median(z['ratio']):.2f} "
              f"({median(z['ours_ns']) / 1000:.2f} us)",
     )]
 

@@ -208,7 +208,7 @@ static void *scribble(void *arg)
 			atomic_store(&a.x[page / BB_EXTENT_PAGES].state, rnd(&r) % 8 ? BB_X_MANAGED : (uint8_t)(rnd(&r) % 7));
 			break;
 		case 6:
-			a.hash[page].lo = v;
+			a.hash[page].w[v % 3] = (uint32_t)v;
 			break;
 		case 7:
 			atomic_store(&a.slots[rnd(&r) % NSLOTS].page, rnd(&r) % 2 ? page : v);

@@ -79,10 +79,34 @@ static void soon_is_hotter_late_is_colder(void **state)
 		assert_int_equal(bb_heat_back(forgotten, now, true), 0);
 }
 
+/* 96 bits of it: a difference in any of them is one. */
+static void hashes_differ_by_a_bit(void **state)
+{
+	const uint64_t lo = 0x123456789abcdef0ULL, hi = 0x0fedcba987654321ULL;
+	const struct bb_hash h = bb_hash_of(lo, hi);
+
+	assert_true(bb_hash_same(h, bb_hash_of(lo, hi)));
+	for (unsigned int i = 0; i < 64; i++)
+		assert_false(bb_hash_same(h, bb_hash_of(lo ^ 1ULL << i, hi)));
+	for (unsigned int i = 0; i < 32; i++)
+		assert_false(bb_hash_same(h, bb_hash_of(lo, hi ^ 1ULL << i)));
+}
+
+/* Our own memory for a page is less than 24 bytes (make bench ONLY=memory-per-page), and most of it is here. */
+static void a_page_costs_twenty_bytes(void **state)
+{
+	const uint64_t n = 1 << 20;
+	const struct bb_region_layout one = bb_region_layout(n, 256), two = bb_region_layout(2 * n, 256);
+
+	assert_in_range(two.size - one.size, 20 * n, 20 * n + n / 16);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(fields_do_not_overlap),
+		cmocka_unit_test(hashes_differ_by_a_bit),
+		cmocka_unit_test(a_page_costs_twenty_bytes),
 		cmocka_unit_test(what_is_put_in_comes_out),
 		cmocka_unit_test(soon_is_hotter_late_is_colder),
 	};
