@@ -25,7 +25,8 @@ SMALL, LARGE = 1, 16  # GiB
 PIECES = (1, 10000)
 PIECES_SIZE = "1280M"  # 32 pages and a bit each
 PAGE, EXTENT_PAGES = 4096, 512
-FRESH = 65536  # pages: four times the budget
+FRESH_LOCAL = "128M"  # from which on bbd opens new memory two megabytes at a time
+FRESH = 131072  # pages: four times that
 BYTES_GOAL = 24
 
 
@@ -171,7 +172,7 @@ def first_touch():
            for k in ("read", "written")}
     parts = {"program": [], "h1_bbd": [], "h2_bbd": []}
     try:
-        ours = Program(r, "128M", LOCAL)
+        ours = Program(r, "192M", FRESH_LOCAL)
         plain = Plain()
         pids = (ours.pid, *(r.host[h]["pid"] for h in ("h1", "h2")))
         for i in range(5):
