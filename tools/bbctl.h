@@ -6,6 +6,7 @@
  *	conn.c		one request to bbd, one answer
  *	table.c		columns for people
  *	show*.c		what the objects look like
+ *	trace.c		single faults, as they come
  *	doctor*.c	what is wrong with this host, and the command that mends it
  */
 #ifndef BB_TOOLS_BBCTL_H
@@ -23,6 +24,8 @@ struct bbctl {
 	const char *socket;
 	bool socket_given;	/* by the user, not the default */
 	bool json;
+	/* of bbctl trace, as they were given; NULL: not given */
+	const char *program, *slower, *count, *seconds;
 };
 
 /* argv: what follows the verb. Return: an exit status; messages were given. */
@@ -83,6 +86,10 @@ int bbctl_extent_move(struct bbctl *b, int argc, char **argv);
 int bbctl_home_show(struct bbctl *b, int argc, char **argv);
 int bbctl_net_show(struct bbctl *b, int argc, char **argv);
 int bbctl_metrics_show(struct bbctl *b, int argc, char **argv);
+
+/* --- trace.c --- */
+
+int bbctl_trace(struct bbctl *b, int argc, char **argv);
 
 /* The parts that bbctl_show puts together. */
 void print_nodes(const json_t *nodes);

@@ -23,6 +23,7 @@ static const struct command {
 	{ "region", "show", bbctl_region_show, "", "global regions and the hosts that hold them" },
 	{ "fault", "show", bbctl_fault_show, "", "how long faults take, in five parts" },
 	{ "fault", "reset", bbctl_fault_reset, "", "start counting from zero" },
+	{ "trace", "show", bbctl_trace, "", "single faults: the last ones, or those to come" },
 	{ "extent", "show", bbctl_extent_show, "", "extents lent here: whose they are, where they went" },
 	{ "extent", "move", bbctl_extent_move, "NODE:POINTER", "take an extent over from its home" },
 	{ "home", "show", bbctl_home_show, "", "memory of this host that others use" },
@@ -49,6 +50,9 @@ static int usage(FILE *f, const char *object)
 	if (!object)
 		fprintf(f, "\n  -j, --json       print what bbd answers, as JSON\n"
 			   "  --socket PATH    bbd's socket (BB_SOCKET, else %s)\n"
+			   "  --program PID, --slower US, --count N, --seconds S\n"
+			   "                   of trace: whose faults, those that took so long, how many,\n"
+			   "                   and the time to wait for them (without: the last ones)\n"
 			   "  --version        print the version\n"
 			   "  -h, --help       this text\n"
 			   "\nNames may be shortened. See bbctl(8).\n",
@@ -102,10 +106,20 @@ static const char *complete(const char *object, const char *word)
 	return NULL;
 }
 
+/* Options of trace alone. Return: one that was given, or NULL. */
+static const char *of_trace(const struct bbctl *b)
+{
+	return b->program ? "program" : b->slower ? "slower" : b->count ? "count" : b->seconds ? "seconds" : NULL;
+}
+
 static int run(struct bbctl *b, int argc, char **argv)
 {
 	const char *object, *verb = NULL;
 
+	if (of_trace(b) && (!argc || strncmp(argv[0], "trace", strlen(argv[0])))) {
+		bb_error("--%s is an option of bbctl trace", of_trace(b));
+		return BBCTL_USAGE;
+	}
 	if (!argc)
 		return bbctl_show(b, 0, argv);
 	if (!strcmp(argv[0], "help")) {
@@ -151,6 +165,8 @@ int main(int argc, char **argv)
 	static const struct option lo[] = {
 		{ "json", no_argument, NULL, 'j' },    { "socket", required_argument, NULL, 's' },
 		{ "version", no_argument, NULL, 'V' }, { "help", no_argument, NULL, 'h' },
+		{ "program", required_argument, NULL, 'P' }, { "slower", required_argument, NULL, 'L' },
+		{ "count", required_argument, NULL, 'C' }, { "seconds", required_argument, NULL, 'S' },
 		{ 0 },
 	};
 	struct bbctl b = { 0 };
@@ -170,6 +186,18 @@ int main(int argc, char **argv)
 		case 's':
 			b.socket = optarg;
 			b.socket_given = true;
+			break;
+		case 'P':
+			b.program = optarg;
+			break;
+		case 'L':
+			b.slower = optarg;
+			break;
+		case 'C':
+			b.count = optarg;
+			break;
+		case 'S':
+			b.seconds = optarg;
 			break;
 		case 'V':
 			printf("bbctl %s\n", BB_VERSION);

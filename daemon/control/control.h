@@ -9,6 +9,7 @@
  *	attach.c    checks what a program hands over, finds it a pager
  *	show.c      the objects that people look at
  *	metrics.c   the same for Prometheus
+ *	trace.c     single faults of programs
  */
 #ifndef BB_DAEMON_CONTROL_H
 #define BB_DAEMON_CONTROL_H
@@ -85,6 +86,11 @@ json_t *bb_control_answer(struct bb_control *c, json_t *request, bool may_set);
 json_t *bb_control_extent_show(struct bb_control *c, json_t *q);
 json_t *bb_control_extent_move(struct bb_control *c, json_t *q);	/* begins it */
 json_t *bb_control_extent_moving(struct bb_control *c, json_t *q); /* how far it is */
+
+/* --- trace.c --- */
+
+json_t *bb_control_trace_list(struct bb_control *c, json_t *q);
+json_t *bb_control_trace_read(struct bb_control *c, json_t *q);
 
 /* --- metrics.c --- */
 

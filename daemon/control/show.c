@@ -387,7 +387,7 @@ static json_t *metrics_show(struct bb_control *c, json_t *q)
 static const struct {
 	const char *name;
 	json_t *(*fn)(struct bb_control *c, json_t *q); /* a string is an error message */
-	bool sets;
+	bool sets; /* for root and bbd's own user */
 } commands[] = {
 	{ "show", show, false },
 	{ "node.show", node_show, false },
@@ -403,6 +403,9 @@ static const struct {
 	{ "extent.moving", bb_control_extent_moving, false },
 	{ "net.faults", net_faults, true },
 	{ "metrics.show", metrics_show, false },
+	/* Which pages a program touches when is nobody else's business. */
+	{ "trace.list", bb_control_trace_list, true },
+	{ "trace.read", bb_control_trace_read, true },
 	{ "doctor.facts", doctor_facts, false },
 };
 
@@ -415,7 +418,7 @@ json_t *bb_control_answer(struct bb_control *c, json_t *request, bool may_set)
 		if (strcmp(commands[i].name, name) || (commands[i].fn == net_faults && !bb_inject_enabled()))
 			continue;
 		if (commands[i].sets && !may_set)
-			return json_pack("{s:b, s:s}", "ok", 0, "error", "only root and bbd's own user may change things");
+			return json_pack("{s:b, s:s}", "ok", 0, "error", "only root and bbd's own user may change things, or look at single faults");
 		r = commands[i].fn(c, request);
 		if (json_is_string(r))
 			return json_pack("{s:b, s:o}", "ok", 0, "error", r);

@@ -22,6 +22,11 @@
 enum outcome {
 	SERVED,
 	PARK, /* no credit, or no request free: try again later */
+	/* Served as well, and over: the page is there, or never will be. */
+	OVER_ZERO,
+	OVER_STAGED,
+	OVER_OPENED,
+	OVER_LOST,
 };
 
 static int64_t room(const struct bb_program *p)
@@ -86,11 +91,11 @@ static enum outcome serve_fresh(struct bb_program *p, uint32_t page)
 	}
 	atomic_fetch_and(&p->x[e].flags, (uint8_t)~BB_XF_OPENING);
 	bb_fill_wake(p, e * BB_EXTENT_PAGES, BB_EXTENT_PAGES);
-	return SERVED;
+	return OVER_OPENED;
 }
 
 /* EMPTY: zeros, and the next ones too where the program walks upwards. */
-static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w)
+static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w, uint32_t *pages)
 {
 	uint32_t n = 1, max = 1, end = (page / BB_EXTENT_PAGES + 1) * BB_EXTENT_PAGES;
 	int64_t low = atomic_load_explicit(&p->ctl->low, memory_order_relaxed);
@@ -109,7 +114,8 @@ static enum outcome serve_empty(struct bb_program *p, uint32_t page, bb_pw w)
 	}
 	bb_fill_install(p, page, n, NULL, BB_P_EMPTY, 0, BB_PW_HASHED | BB_PW_RX);
 	atomic_fetch_add_explicit(&p->ctl->n_fill_zero, n, memory_order_relaxed);
-	return SERVED;
+	*pages = n;
+	return OVER_ZERO;
 }
 
 /* STAGED: the second chance. */
@@ -120,16 +126,16 @@ static enum outcome serve_staged(struct bb_program *p, uint32_t page, bb_pw w)
 
 	if (slot >= p->nslots) {
 		bb_fill_lost(p, page, "(damaged page table)", 0);
-		return SERVED;
+		return OVER_LOST;
 	}
 	if (!claim(p, page, w, &o))
 		return o;
 	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), BB_P_STAGED, 0, 0);
 	atomic_fetch_add_explicit(&p->ctl->n_fill_staged, 1, memory_order_relaxed);
-	return SERVED;
+	return OVER_STAGED;
 }
 
-static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, uint64_t t_fault)
+static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, const struct bb_fault_at *at)
 {
 	uint32_t said = bb_pw_rx(w), rx = bb_copy_read(p, said, page);
 	enum outcome o;
@@ -140,13 +146,13 @@ static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, u
 		return o;
 	if (!rx) {
 		bb_fill_lost(p, page, "is gone, and with it what it held", said < p->nrx ? p->rx[said].node : 0);
-		return SERVED;
+		return OVER_LOST;
 	}
 	if (!bb_copy_other(p, rx) && bb_fill_hopeless(p->pager, p->rx[rx].node)) {
 		bb_fill_lost(p, page, "has been silent for longer than a fault may wait", p->rx[rx].node);
-		return SERVED;
+		return OVER_LOST;
 	}
-	bb_fill_remote(p, page, 1, rx, true, t_fault, bb_now_ns());
+	bb_fill_remote(p, page, 1, rx, at, bb_now_ns());
 	if (p->pager->cfg.prefetch && !p->no_prefetch)
 		bb_prefetch_fault(p, page);
 	return SERVED;
@@ -162,13 +168,13 @@ static enum outcome serve_resident(struct bb_program *p, uint32_t page, bb_pw w)
 	/* Its credit is taken already; install counts it in again. */
 	atomic_fetch_sub(&p->x[page / BB_EXTENT_PAGES].resident, 1);
 	bb_fill_install(p, page, 1, NULL, BB_P_EMPTY, 0, 0);
-	return SERVED;
+	return OVER_ZERO;
 }
 
-static enum outcome serve(struct bb_program *p, uint32_t page, uint64_t t_fault)
+/* Return: what there is to record of it in the end. */
+static enum outcome handle(struct bb_program *p, uint32_t page, const struct bb_fault_at *at, uint32_t *pages)
 {
 	uint32_t e = page / BB_EXTENT_PAGES;
-	enum outcome o = SERVED;
 	bb_pw w;
 
 	switch (atomic_load_explicit(&p->x[e].state, memory_order_acquire)) {
@@ -194,16 +200,15 @@ static enum outcome serve(struct bb_program *p, uint32_t page, uint64_t t_fault)
 		w = atomic_load(&p->pw[page]);
 		switch (bb_pw_state(w)) {
 		case BB_P_EMPTY:
-			o = serve_empty(p, page, w);
-			break;
+			return serve_empty(p, page, w, pages);
 		case BB_P_STAGED:
-			o = serve_staged(p, page, w);
-			break;
+			return serve_staged(p, page, w);
 		case BB_P_REMOTE:
-			return serve_remote(p, page, w, t_fault);
+			return serve_remote(p, page, w, at);
 		case BB_P_RESIDENT:
 			return serve_resident(p, page, w);
 		case BB_P_FILLING:
+			bb_record_late(p, page, at);
 			return SERVED; /* our own fill wakes it */
 		case BB_P_EVICTING:
 		case BB_P_DROPPING:
@@ -217,21 +222,40 @@ static enum outcome serve(struct bb_program *p, uint32_t page, uint64_t t_fault)
 			return SERVED;
 		default:
 			bb_fill_lost(p, page, "(damaged page table)", 0);
-			return SERVED;
+			return OVER_LOST;
 		}
-		break;
 	}
-	if (o == SERVED)
-		bb_hist_add(&p->pager->hist_local, bb_now_ns() - t_fault);
-	return o;
 }
 
-static void park(struct bb_program *p, uint32_t page, uint64_t t_fault)
+static enum outcome serve(struct bb_program *p, uint32_t page, const struct bb_fault_at *at)
 {
-	uint32_t at = (p->parked_head + p->parked_n) % BB_PARKED;
+	static const enum bb_trace_kind kind[] = {
+		[OVER_ZERO] = BB_TRACE_ZERO,
+		[OVER_STAGED] = BB_TRACE_STAGED,
+		[OVER_OPENED] = BB_TRACE_OPENED,
+		[OVER_LOST] = BB_TRACE_LOST,
+	};
+	uint32_t pages = 1;
+	enum outcome o = handle(p, page, at, &pages);
+	uint64_t t_end;
 
-	p->parked[at].page = page;
-	p->parked[at].t_fault = t_fault;
+	if (o == SERVED || o == PARK)
+		return o;
+	t_end = bb_now_ns();
+	if (o == OVER_OPENED)
+		pages = BB_EXTENT_PAGES;
+	else if (o != OVER_LOST)
+		bb_hist_add(&p->pager->hist_local, t_end - at->t);
+	bb_record_local(p, page, pages, kind[o], at, t_end);
+	return SERVED;
+}
+
+static void park(struct bb_program *p, uint32_t page, const struct bb_fault_at *at)
+{
+	uint32_t to = (p->parked_head + p->parked_n) % BB_PARKED;
+
+	p->parked[to].page = page;
+	p->parked[to].at = *at;
 	p->parked_n++;
 	bb_program_ring(p);
 }
@@ -243,10 +267,11 @@ int bb_fault_unpark(struct bb_program *p)
 
 	while (p->parked_n) {
 		uint32_t page = p->parked[p->parked_head].page;
-		uint64_t t = p->parked[p->parked_head].t_fault;
+		struct bb_fault_at *at = &p->parked[p->parked_head].at;
 
-		if (serve(p, page, t) == PARK) {
-			uint64_t age = bb_now_ns() - t, missing;
+		at->t_try = bb_now_ns();
+		if (serve(p, page, at) == PARK) {
+			uint64_t age = at->t_try - at->t, missing;
 			int64_t n = atomic_load(&p->x[page / BB_EXTENT_PAGES].state) == BB_X_FRESH ? BB_EXTENT_PAGES
 												   : 1;
 
@@ -281,7 +306,8 @@ int bb_fault_unpark(struct bb_program *p)
 int bb_fault_poll(struct bb_program *p)
 {
 	struct uffd_msg msg[MSGS];
-	uint64_t t0 = p->pager->now, t;
+	uint64_t t0 = p->pager->now;
+	struct bb_fault_at at;
 	ssize_t n;
 	int i, got;
 
@@ -292,10 +318,11 @@ int bb_fault_poll(struct bb_program *p)
 	p->ready = n == (ssize_t)sizeof(msg); /* there may be more */
 	if (n <= 0)
 		return 0;
-	t = bb_now_ns();
-	p->pager->enter_ns = t - t0;
-	p->pager->now = t;
-	bb_rest_fault(p->pager, t);
+	at.t = at.t_try = bb_now_ns();
+	at.enter_ns = at.t - t0;
+	p->pager->now = at.t;
+	bb_rest_fault(p->pager, at.t);
+	bb_trace_soon(p->trace);
 	got = (int)((size_t)n / sizeof(msg[0]));
 	for (i = 0; i < got; i++) {
 		uint64_t addr, off;
@@ -322,8 +349,10 @@ int bb_fault_poll(struct bb_program *p)
 		__builtin_prefetch(&p->x[page / BB_EXTENT_PAGES], 1);
 		atomic_fetch_add_explicit(&p->ctl->n_fault, 1, memory_order_relaxed);
 		/* Parked ones go first, or a storm could starve them. */
-		if (p->parked_n || serve(p, page, t) == PARK)
-			park(p, page, t);
+		if (i)
+			at.t_try = bb_now_ns();
+		if (p->parked_n || serve(p, page, &at) == PARK)
+			park(p, page, &at);
 	}
 	if (room(p) < atomic_load_explicit(&p->ctl->low, memory_order_relaxed))
 		bb_program_ring(p);

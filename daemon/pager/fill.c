@@ -266,32 +266,19 @@ static void shorten(struct bb_fill *f, uint32_t n)
 		bb_credit_give(p->ctl, 1);
 		bb_fill_wake(p, f->page + i, 1);
 	}
+	bb_record_landed(f, f->page + n, f->n - n, 0, 0);
 	f->n = n;
 }
 
 /* Puts pages back that could not be had: REMOTE again, or lost if waited for. */
-static void failed(struct bb_fill *f, const char *why)
+static void failed(struct bb_fill *f, const char *why, uint64_t t_got)
 {
-	if (f->demand)
+	if (f->demand) {
 		bb_fill_lost(f->prog, f->page, why, f->prog->rx[f->rx].node);
+		bb_record_remote(f, BB_TRACE_LOST, t_got, bb_now_ns());
+		bb_record_landed(f, f->page, 1, 0, 0);
+	}
 	shorten(f, f->demand ? 1 : 0);
-}
-
-static void account(struct bb_fill *f, uint64_t t_got, uint64_t t_end)
-{
-	struct bb_hist *h = f->prog->pager->hist;
-	uint64_t sent = f->req.t_sent ? f->req.t_sent : f->t_found;
-	uint64_t got = f->req.t_recv ? f->req.t_recv : t_got;
-	uint64_t dir = f->t_found - f->t_fault, get = got > sent ? got - sent : 0;
-	uint64_t out = t_end - t_got, total = t_end - f->t_fault + f->enter_ns;
-	uint64_t sum = f->enter_ns + dir + get + out;
-
-	bb_hist_add(&h[BB_PART_ENTER], f->enter_ns);
-	bb_hist_add(&h[BB_PART_DIRECTORY], dir);
-	bb_hist_add(&h[BB_PART_GET], get);
-	bb_hist_add(&h[BB_PART_EXIT], out);
-	bb_hist_add(&h[BB_PART_OTHER], total > sum ? total - sum : 0);
-	bb_hist_add(&h[BB_PART_TOTAL], total);
 }
 
 static void done(struct bb_net_req *req)
@@ -300,7 +287,7 @@ static void done(struct bb_net_req *req)
 	struct bb_program *p = f->prog;
 	struct bb_pager *pg = p->pager;
 	const uint8_t *data = req->data;
-	uint64_t t_got = bb_now_ns(), t_end;
+	uint64_t t_got = bb_now_ns(), t_end = t_got;
 	uint32_t i;
 
 	if (p->gone)
@@ -319,7 +306,7 @@ static void done(struct bb_net_req *req)
 	if (req->status != BB_ST_OK) {
 		if (f->demand || req->status == BB_ST_BOOT)
 			bb_debug("fill of %u pages from host %u: %s", f->n, req->node, status_text(req->status));
-		failed(f, status_text(req->status));
+		failed(f, status_text(req->status), t_got);
 		goto out;
 	}
 	for (i = 0; i < f->n; i++)
@@ -336,7 +323,7 @@ static void done(struct bb_net_req *req)
 			return;
 		}
 		if (!i) {
-			failed(f, "gave other bytes than were written");
+			failed(f, "gave other bytes than were written", t_got);
 			goto out;
 		}
 	}
@@ -344,9 +331,11 @@ static void done(struct bb_net_req *req)
 	if (f->demand) {
 		atomic_fetch_add_explicit(&p->ctl->n_fill_remote, 1, memory_order_relaxed);
 		t_end = bb_now_ns();
-		account(f, t_got, t_end);
+		bb_record_remote(f, BB_TRACE_REMOTE, t_got, t_end);
 		pg->rest.gave_way = t_end - t_got > RAN_NS;
 	}
+	if (p->late_n)
+		bb_record_landed(f, f->page, f->n, t_got, f->demand ? t_end : bb_now_ns());
 	if (f->n > 1 || !f->demand)
 		atomic_fetch_add_explicit(&p->ctl->n_prefetch, f->demand ? f->n - 1 : f->n, memory_order_relaxed);
 out:
@@ -358,7 +347,7 @@ out:
 	pg->free_fills = f;
 }
 
-int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx, bool demand, uint64_t t_fault,
+int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx, const struct bb_fault_at *at,
 		   uint64_t t_found)
 {
 	struct bb_fill *f = p->pager->free_fills;
@@ -370,11 +359,11 @@ int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx,
 	f->page = page;
 	f->n = n;
 	f->rx = rx;
-	f->demand = demand;
+	f->demand = at;
 	f->tries = 0;
-	f->t_fault = t_fault;
+	if (at)
+		f->at = *at;
 	f->t_found = t_found;
-	f->enter_ns = p->pager->enter_ns;
 	p->use[rx].busy++;
 	p->refs++;
 	p->fills++;

@@ -397,6 +397,44 @@ int bb_pager_programs(struct bb_pager *pg, struct bb_program_info *out, int max)
 	return n;
 }
 
+static void describe(const struct bb_program *p, struct bb_trace_program *o)
+{
+	o->region = p->id;
+	o->pid = p->pid;
+	memcpy(o->comm, p->comm, sizeof(o->comm));
+	o->base = p->base;
+	o->head = atomic_load_explicit(&p->trace->head, memory_order_relaxed);
+}
+
+int bb_pager_traces(struct bb_pager *pg, struct bb_trace_program *out, int max)
+{
+	struct bb_program *p;
+	int n = 0;
+
+	pthread_mutex_lock(&pg->lock);
+	for (p = pg->programs; p && n < max; p = p->next)
+		if (!p->gone && !bb_absent(p))
+			describe(p, &out[n++]);
+	pthread_mutex_unlock(&pg->lock);
+	return n;
+}
+
+int bb_pager_trace_read(struct bb_pager *pg, uint32_t region, uint64_t *at, struct bb_trace_fault *out, size_t max,
+			uint64_t *lost, struct bb_trace_program *what)
+{
+	struct bb_program *p;
+	int n = -ENOENT;
+
+	pthread_mutex_lock(&pg->lock);
+	for (p = pg->programs; p && n < 0; p = p->next)
+		if (p->id == region && !bb_absent(p)) {
+			n = (int)bb_trace_read(p->trace, at, out, max, lost);
+			describe(p, what);
+		}
+	pthread_mutex_unlock(&pg->lock);
+	return n;
+}
+
 int bb_pager_set_budget(struct bb_pager *pg, uint32_t region, uint64_t bytes)
 {
 	struct bb_program *p;

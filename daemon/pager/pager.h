@@ -104,6 +104,21 @@ const struct bb_hist *bb_pager_hist(const struct bb_pager *p, enum bb_part part)
 const struct bb_hist *bb_pager_hist_local(const struct bb_pager *p);
 void bb_pager_hist_reset(struct bb_pager *p);
 
+/* Programs whose last faults can be read (trace.h). */
+struct bb_trace_program {
+	uint32_t region;
+	uint32_t pid;
+	char comm[32];
+	uint64_t base;		/* of the region */
+	uint64_t head;		/* faults so far */
+};
+/* Cheap. Return: how many were filled in. */
+int bb_pager_traces(struct bb_pager *p, struct bb_trace_program *out, int max);
+struct bb_trace_fault;
+/* As bb_trace_read, of one region; what: the region as of now. Return: faults copied, or -ENOENT. */
+int bb_pager_trace_read(struct bb_pager *p, uint32_t region, uint64_t *at, struct bb_trace_fault *out, size_t max,
+			uint64_t *lost, struct bb_trace_program *what);
+
 struct bb_net_stats;
 void bb_pager_net_stats(struct bb_pager *p, struct bb_net_stats *out);
 

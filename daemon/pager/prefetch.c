@@ -70,7 +70,7 @@ static void fetch_ahead(struct bb_program *p, uint32_t page, int32_t stride, uin
 			break;
 		rx = claim(p, (uint32_t)q);
 		if (n && (!rx || rx != run_rx || n == BB_RUN_PAGES_MAX || run + n != (uint32_t)q)) {
-			if (bb_fill_remote(p, run, n, run_rx, false, now, now) < 0) {
+			if (bb_fill_remote(p, run, n, run_rx, NULL, now) < 0) {
 				unclaim(p, run, n);
 				n = 0;
 				if (rx)
@@ -87,7 +87,7 @@ static void fetch_ahead(struct bb_program *p, uint32_t page, int32_t stride, uin
 		}
 		n++;
 	}
-	if (n && bb_fill_remote(p, run, n, run_rx, false, now, now) < 0)
+	if (n && bb_fill_remote(p, run, n, run_rx, NULL, now) < 0)
 		unclaim(p, run, n);
 }
 

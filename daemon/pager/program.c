@@ -181,7 +181,8 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 	/* Its own, in the end: pages beyond the tail are looked at one by one. */
 	p->tail = p->wb = atomic_load(&p->ctl->stage_tail);
 	p->slot_busy = calloc(p->nslots, 1);
-	if (!p->slot_busy || books_of_homes(p) < 0) {
+	p->trace = bb_trace_new();
+	if (!p->slot_busy || !p->trace || books_of_homes(p) < 0) {
 		bb_format(why, (unsigned int)whylen, "bbd is out of memory");
 		goto fail;
 	}
@@ -319,6 +320,7 @@ void bb_program_free(struct bb_program *p, bool forget)
 	bb_rx_fini(p, forget);
 	free(p->xrx);
 	free(p->slot_busy);
+	bb_trace_free(p->trace);
 	free(p->sync.data);
 	free(p);
 }

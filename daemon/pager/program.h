@@ -11,6 +11,8 @@
  *	program.c   attach, checks, the end of a program
  *	fault.c	    what a fault means, by the state of its page
  *	fill.c	    bringing pages in
+ *	trace.c	    the last faults, one by one
+ *	record.c    what goes there
  *	prefetch.c  which pages come next
  *	writeback.c the staging ring: writing back, freeing slots
  *	extent.c    home memory held for a program: creating, giving back
@@ -29,6 +31,7 @@
 #include "net/net.h"
 #include "net/peers.h"
 #include "pager.h"
+#include "trace.h"
 
 /* --- home memory of a program --------------------------------------------- */
 
@@ -87,8 +90,16 @@ struct bb_kept {
 #define BB_WBS 16	 /* write-back batches under way, a pager */
 #define BB_PARKED 1024	 /* faults that wait for credit, a program */
 #define BB_DELETES 16
+#define BB_LATE 16		 /* faults on pages under way that are followed, a program */
 
 struct bb_program;
+
+/* When a fault came, all by the monotonic clock. */
+struct bb_fault_at {
+	uint64_t t;		/* its message was in hand */
+	uint64_t t_try;		/* it was looked at; later where others went first or there was no credit */
+	uint64_t enter_ns;	/* reading the message took */
+};
 
 struct bb_fill {
 	struct bb_net_req req;
@@ -98,8 +109,8 @@ struct bb_fill {
 	uint32_t rx;
 	bool demand;		/* page is one that the program waits for */
 	unsigned int tries;
-	uint64_t t_fault, t_found; /* message in hand; place known */
-	uint64_t enter_ns;
+	struct bb_fault_at at;
+	uint64_t t_found;	/* place known */
 };
 
 struct bb_wb {
@@ -227,11 +238,18 @@ struct bb_program {
 	/* Faults that wait for credit, oldest first. */
 	struct {
 		uint32_t page;
-		uint32_t flags;
-		uint64_t t_fault;
+		struct bb_fault_at at;
 	} parked[BB_PARKED];
 	uint32_t parked_head, parked_n;
 	uint64_t rung_at;	/* for them */
+
+	/* record.c */
+	struct bb_trace *trace;
+	struct {
+		uint32_t page;
+		struct bb_fault_at at;
+	} late[BB_LATE];
+	unsigned int late_n;
 
 	struct bb_prefetch pf;
 
@@ -285,7 +303,6 @@ struct bb_pager {
 	uint64_t *dead_until;	/* by node: writes do not wait for it */
 	uint16_t dead[8];	/* the last such nodes */
 	unsigned int ndead;
-	uint64_t enter_ns;	/* what reading the last messages took */
 };
 
 #define BB_ZERO_RUN 16u
@@ -398,8 +415,11 @@ int bb_fault_unpark(struct bb_program *p);
  */
 void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void *data, enum bb_page_state from_state,
 		     bb_pw set, bb_pw clear);
-/* Starts a fetch of n pages (FILLING, one rx). Return: 0, or -EAGAIN where no request is free. */
-int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx, bool demand, uint64_t t_fault,
+/*
+ * Starts a fetch of n pages (FILLING, one rx). at: of the fault that wants page; NULL: none does
+ * yet. Return: 0, or -EAGAIN where no request is free.
+ */
+int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx, const struct bb_fault_at *at,
 		   uint64_t t_found);
 void bb_fill_wake(struct bb_program *p, uint32_t page, uint32_t n);
 /* The page's only copy is gone. */
@@ -412,6 +432,18 @@ static inline bb_pw bb_word_age(struct bb_program *p)
 {
 	return bb_pw_with_gen(0, atomic_load_explicit(&p->ctl->gen, memory_order_relaxed));
 }
+
+/* --- record.c ------------------------------------------------------------- */
+
+/* A fault that stayed on this host is over, at t_end: all that it took here is one part. */
+void bb_record_local(struct bb_program *p, uint32_t page, uint32_t pages, enum bb_trace_kind kind,
+		     const struct bb_fault_at *at, uint64_t t_end);
+/* One whose page a home gave, or did not (LOST), is over; its parts go to the histograms as well. */
+void bb_record_remote(struct bb_fill *f, enum bb_trace_kind kind, uint64_t t_got, uint64_t t_end);
+/* A fault on a page that is under way. */
+void bb_record_late(struct bb_program *p, uint32_t page, const struct bb_fault_at *at);
+/* The n pages from page on are there (t_end), or are not (0): those who waited fault again. */
+void bb_record_landed(struct bb_fill *f, uint32_t page, uint32_t n, uint64_t t_got, uint64_t t_end);
 
 /* --- prefetch.c ----------------------------------------------------------- */
 

@@ -166,7 +166,7 @@ static bool hangs_up(int fd, int ms)
 static void commands(void **state)
 {
 	static const char *const cmd[] = { "show", "node.show", "program.show", "region.show", "fault.show", "fault.reset",
-					   "home.show", "net.show", "metrics.show", "doctor.facts" };
+					   "trace.list", "home.show", "net.show", "metrics.show", "doctor.facts" };
 	int fd = call(*state);
 
 	for (size_t i = 0; i < sizeof(cmd) / sizeof(cmd[0]); i++) {
