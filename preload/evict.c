@@ -49,6 +49,7 @@
 #include "fds.h"
 #include "log.h"
 #include "private.h"
+#include "usdt.h"
 
 #define BATCH BB_DISCARD_MAX
 #define PIECE 32 /* as many as a fault may wait for, where they need not be taken out in a hurry */
@@ -283,6 +284,7 @@ static unsigned int run_batch(void)
 	unsigned int i, n, gone = 0;
 	uint64_t head = atomic_load(&g->ctl->stage_head);
 
+	BB_PROBE(batch_begin, ev.nv);
 	if (move)
 		staging_clear(0, ev.nv);
 	else
@@ -307,6 +309,7 @@ static unsigned int run_batch(void)
 		atomic_fetch_add_explicit(&g->ctl->n_evict, gone, memory_order_relaxed);
 		ev.taken_in_round += gone;
 	}
+	BB_PROBE(batch_end, ev.nv, gone);
 	ev.nv = 0;
 	kick();
 	return gone;

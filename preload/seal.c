@@ -13,6 +13,7 @@
 #include "fds.h"
 #include "log.h"
 #include "private.h"
+#include "usdt.h"
 
 bool bb_pagemap_look(uintptr_t at, uint64_t *entry, size_t n)
 {
@@ -104,6 +105,7 @@ int bb_extent_seal(uint32_t e)
 	bb_pages_wake(first, BB_EXTENT_PAGES);
 	bb_credit_give(g->ctl, BB_EXTENT_PAGES - keep);
 	atomic_fetch_add_explicit(&g->ctl->n_seal, 1, memory_order_relaxed);
+	BB_PROBE(extent_sealed, bb_addr_of(first), keep);
 	return 0;
 }
 

@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "log.h"
 #include "program.h"
+#include "usdt.h"
 
 #define MSGS 16
 #define OPEN_MIN_LIMIT (16 * 1024) /* pages of budget from which opening whole extents pays */
@@ -257,6 +258,7 @@ static void park(struct bb_program *p, uint32_t page, const struct bb_fault_at *
 	p->parked[to].page = page;
 	p->parked[to].at = *at;
 	p->parked_n++;
+	BB_PROBE(fault_parked, p->pid, bb_prog_addr(p, page), p->parked_n);
 	bb_program_ring(p);
 }
 
@@ -348,6 +350,7 @@ int bb_fault_poll(struct bb_program *p)
 		__builtin_prefetch(&p->hash[page]);
 		__builtin_prefetch(&p->x[page / BB_EXTENT_PAGES], 1);
 		atomic_fetch_add_explicit(&p->ctl->n_fault, 1, memory_order_relaxed);
+		BB_PROBE(fault_received, p->pid, addr, at.enter_ns);
 		/* Parked ones go first, or a storm could starve them. */
 		if (i)
 			at.t_try = bb_now_ns();

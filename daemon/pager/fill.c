@@ -15,6 +15,7 @@
 #include "clock.h"
 #include "log.h"
 #include "program.h"
+#include "usdt.h"
 
 #define AGAIN_MAX 100
 
@@ -81,8 +82,10 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 		if (ioctl(p->uffd, UFFDIO_COPY, &c) < 0)
 			err = errno;
 		done = !err ? n : c.copy > 0 ? (uint32_t)(c.copy >> BB_PAGE_SHIFT) : 0;
-		if (done)
+		if (done) {
+			BB_PROBE(page_placed, p->pid, c.dst, done, from_state);
 			arrived(p, page, done, set, clear);
+		}
 		page += done;
 		n -= done;
 		from += (size_t)done << BB_PAGE_SHIFT;
@@ -141,6 +144,7 @@ void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t
 
 	uint64_t now = bb_now_ns();
 
+	BB_PROBE(page_lost, p->pid, bb_prog_addr(p, page), node);
 	p->lost_unsaid++;
 	if (now - p->lost_said_at > 1000000000ULL) {
 		bb_error("program %u (%s): %lu pages are lost, the last at %lx: host %u %s; access to them raises SIGBUS",
@@ -227,6 +231,7 @@ static void submit(struct bb_fill *f)
 	}
 	f->req.user = f;
 	f->req.done = done;
+	BB_PROBE(page_asked, p->pid, bb_prog_addr(p, f->page), f->n, x->node, f->req.ptr, f->demand);
 	bb_net_submit(p->pager->net, &f->req);
 }
 
@@ -292,6 +297,7 @@ static void done(struct bb_net_req *req)
 
 	if (p->gone)
 		goto out;
+	BB_PROBE(data_received, p->pid, bb_prog_addr(p, f->page), f->n, req->node, req->status);
 	if (req->status == BB_ST_BUSY || (req->status == BB_ST_OK && !data)) {
 		if (t_got < req->deadline) {
 			submit(f);

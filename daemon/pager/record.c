@@ -8,6 +8,7 @@
  * here; so that it is seen nevertheless it is noted until then (late).
  */
 #include "program.h"
+#include "usdt.h"
 
 /* Return: what remains of the fault between its message and t_end beside the parts that are known. */
 static void rest_is_other(uint64_t part[BB_PART_TOTAL], uint64_t whole)
@@ -15,6 +16,12 @@ static void rest_is_other(uint64_t part[BB_PART_TOTAL], uint64_t whole)
 	uint64_t sum = part[BB_PART_DIRECTORY] + part[BB_PART_GET] + part[BB_PART_EXIT];
 
 	part[BB_PART_OTHER] = whole > sum ? whole - sum : 0;
+}
+
+static void over(struct bb_program *p, const struct bb_trace_fault *f)
+{
+	bb_trace_add(p->trace, f);
+	BB_PROBE(fault_done, p->pid, bb_prog_addr(p, f->page), bb_trace_total(f), f->kind, f->node, f->part);
 }
 
 void bb_record_local(struct bb_program *p, uint32_t page, uint32_t pages, enum bb_trace_kind kind,
@@ -32,7 +39,7 @@ void bb_record_local(struct bb_program *p, uint32_t page, uint32_t pages, enum b
 		},
 	};
 
-	bb_trace_add(p->trace, &f);
+	over(p, &f);
 }
 
 static void whence(const struct bb_fill *f, struct bb_trace_fault *o, uint32_t page)
@@ -63,7 +70,7 @@ void bb_record_remote(struct bb_fill *f, enum bb_trace_kind kind, uint64_t t_got
 
 	whence(f, &o, f->page);
 	rest_is_other(o.part, t_end - f->at.t);
-	bb_trace_add(f->prog->trace, &o);
+	over(f->prog, &o);
 	if (kind != BB_TRACE_REMOTE)
 		return;
 	for (int i = 0; i < BB_PART_TOTAL; i++)
@@ -99,7 +106,7 @@ void bb_record_landed(struct bb_fill *f, uint32_t page, uint32_t n, uint64_t t_g
 		o.part[BB_PART_GET] = t_got > at->t_try ? t_got - at->t_try : 0;
 		o.part[BB_PART_EXIT] = t_end - t_got;
 		rest_is_other(o.part, t_end - at->t);
-		bb_trace_add(p->trace, &o);
+		over(p, &o);
 	}
 	p->late_n = keep;
 }

@@ -17,6 +17,7 @@
 #include "clock.h"
 #include "log.h"
 #include "program.h"
+#include "usdt.h"
 
 #define OPEN_BATCHES 8
 #define WRITE_DEADLINE_NS 3000000000ULL
@@ -125,6 +126,7 @@ static void finish(struct bb_wb *b)
 				v &= ~BB_PW_DIRTY;
 		} while (!atomic_compare_exchange_weak(pw, &w, v));
 	}
+	BB_PROBE(writeback_done, p->pid, b->n, b->req.node, ok);
 	if (ok)
 		atomic_fetch_add_explicit(&p->ctl->n_writeback, b->n, memory_order_relaxed);
 	p->refs--;
@@ -154,6 +156,7 @@ static void send_batch(struct open *o)
 	b->req.npages = b->n;
 	b->req2.npages = b->n;
 	p->refs++;
+	BB_PROBE(writeback_sent, p->pid, b->n, b->req.node, b->req2.cmd ? b->req2.node : 0);
 	o->b = NULL;
 	/* The second may be done before submit returns: then b is used again. */
 	b->pending = b->req2.cmd ? 2 : 1;

@@ -215,3 +215,53 @@ many_faults() {
 	expect_status 2
 	expect_output "--seconds is an option of bbctl trace"
 }
+
+# --- probes -------------------------------------------------------------------
+
+# probes FILE: name and number of arguments of each in its ELF notes.
+probes() {
+	readelf -n "$BUILD/$1" | awk '$1 == "Provider:" { p = $2 } $1 == "Name:" { n = $2 }
+		$1 == "Location:" && !/Semaphore: 0x0+$/ { print "semaphore" }
+		$1 == "Arguments:" && p == "bluebridge" { print n, NF - 1 }' | sort -u
+}
+
+# documented FILE: the same by doc/trace.md. Commas within brackets count for nothing.
+documented() {
+	sed -n "s/^| \`\([a-z_]*\)\` | $1 | \(.*\) |$/\1|\2/p" "$TOP/doc/trace.md" | sed 's/([^)]*)//g; s/: .*//' |
+		awk -F'|' '{ print $1, split($2, a, ", ") }' | sort
+}
+
+@test "the probes are in the ELF notes, and their list is that of doc/trace.md" {
+	local f
+
+	for f in bbd libbb.so; do
+		(($(documented $f | wc -l) >= 3)) || fail "doc/trace.md has no table of $f"
+		diff <(documented $f) <(probes $f) || fail "$f: doc/trace.md (<) and ELF notes (>) differ"
+	done
+}
+
+@test "the line of bpftrace in the manual works" {
+	need_root
+	command -v bpftrace >/dev/null || skip "no bpftrace (scripts/deps test)"
+	timeout 60 bpftrace -e 'uprobe:/bin/true:_start { exit(); } BEGIN { exit(); }' >/dev/null 2>&1 ||
+		skip "this kernel takes no uprobe"
+	rack_up 2
+	start_paging --size 64M --pattern rand --writes 30 --seconds 40
+	local line
+
+	line=$(sed -n "s/^bpftrace ..e '\\(usdt.*\\)'$/\\1/p" "$TOP/man/bbd.8")
+	[[ $line ]] || fail "bbd(8) has no line of bpftrace"
+	run timeout 60 bpftrace -e "${line//\/usr\/local\/bin/$BUILD} interval:s:2 { exit(); }"
+	expect_status 0
+	expect_output "@ns\[$PROGRAM\]:"
+	line=$(sed -n "s/^    bpftrace -e '\\(usdt.*\\)'$/\\1/p" "$TOP/doc/trace.md")
+	[[ $line ]] || fail "doc/trace.md has no line of bpftrace"
+	line=${line//1000000/1000}
+	run timeout 60 bpftrace -e "${line//\/usr\/local\/bin/$BUILD} interval:s:2 { exit(); }"
+	expect_status 0
+	# Five parts that add up to more than the bound.
+	expect_output "$PROGRAM 7"
+	grep "kind 0 node 2" <<<"$output" | awk '{ if ($8 + $10 + $12 + $14 + $16 <= 1000) exit 1; n++ } END { exit !(n > 10) }' ||
+		fail "parts that do not add up:" "$(tail -n 5 <<<"$output")"
+	stop_paging
+}
