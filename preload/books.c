@@ -72,8 +72,8 @@ static void forget_counts(struct bb_region_ctl *c)
 {
 	_Atomic uint64_t *const count[] = { &c->n_evict,     &c->n_evict_clean, &c->n_evict_zero,  &c->n_evict_busy,
 					    &c->n_seal,	     &c->n_drop,	&c->n_fault,	   &c->n_fill_zero,
-					    &c->n_fill_staged, &c->n_fill_remote, &c->n_prefetch,  &c->n_open,
-					    &c->n_writeback, &c->n_lost };
+					    &c->n_fill_staged, &c->n_fill_remote, &c->n_prefetch,  &c->n_unused,
+					    &c->n_open,	   &c->n_writeback, &c->n_lost };
 
 	for (size_t i = 0; i < sizeof(count) / sizeof(count[0]); i++)
 		atomic_store(count[i], 0);

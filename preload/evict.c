@@ -56,7 +56,7 @@
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
 #define AGE_MIN (-6)
 #define COOLER 4 /* quarters of a turnover that heat counts less for each of ev.age below zero */
-#define FORGET (BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH | BB_PW_HEAT)
+#define FORGET (BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH | BB_PW_HEAT | BB_PW_SLOT)
 #define AGE_OLD 3 /* quarters of a turnover before a page is a victim */
 
 struct victim {
@@ -115,7 +115,7 @@ static void stays(uint32_t page)
 {
 	unsigned int gen = atomic_load_explicit(&bb_rg.ctl->gen, memory_order_relaxed);
 
-	release_busy(page, bb_pw_with_gen(BB_P_RESIDENT, gen), BB_PW_GEN);
+	release_busy(page, bb_pw_with_gen(BB_P_RESIDENT, gen), BB_PW_GEN | BB_PW_COLD);
 	atomic_fetch_add_explicit(&bb_rg.ctl->n_evict_busy, 1, memory_order_relaxed);
 }
 
@@ -368,6 +368,17 @@ static bool pick(uint32_t e, unsigned int max)
 	return true;
 }
 
+/* What the program said is not needed; now_only: what it wants out whether there is room or not. */
+static void pick_hinted(bool now_only, uint32_t used_extents, unsigned int max)
+{
+	for (struct victim *v; ev.nv < max; ev.nv++) {
+		v = &ev.v[ev.nv];
+		v->moved = false;
+		if (!bb_hints_claim(now_only, used_extents, &v->page, &v->word))
+			return;
+	}
+}
+
 static int64_t room(void)
 {
 	struct bb_region_ctl *c = bb_rg.ctl;
@@ -379,6 +390,20 @@ static int64_t room(void)
 static bool unhurried(void)
 {
 	return room() > atomic_load_explicit(&bb_rg.ctl->low, memory_order_relaxed) / 2;
+}
+
+/* bbd is behind with writing back; it rings when a slot is free. Return: false where it has ended. */
+static bool await_slot(void)
+{
+	struct bb_region_ctl *c = bb_rg.ctl;
+	uint32_t bell = atomic_load(&c->helper_bell);
+
+	kick();
+	atomic_store(&c->helper_sleeps, BB_HELPER_SLOT);
+	if (!slots_free())
+		bb_futex_wait(&c->helper_bell, bell, 2000000);
+	atomic_store(&c->helper_sleeps, BB_HELPER_AWAKE);
+	return slots_free() || !bb_bbd_ended();
 }
 
 /*
@@ -402,15 +427,7 @@ static bool make_room(int64_t target)
 		if (max > PIECE && unhurried())
 			max = PIECE;
 		if (!max) {
-			/* bbd is behind with writing back; it rings when a slot is free. */
-			uint32_t bell = atomic_load(&g->ctl->helper_bell);
-
-			kick();
-			atomic_store(&g->ctl->helper_sleeps, BB_HELPER_SLOT);
-			if (!slots_free())
-				bb_futex_wait(&g->ctl->helper_bell, bell, 2000000);
-			atomic_store(&g->ctl->helper_sleeps, BB_HELPER_AWAKE);
-			if (!slots_free() && bb_bbd_ended())
+			if (!await_slot())
 				return false;
 			continue;
 		}
@@ -441,6 +458,7 @@ static bool make_room(int64_t target)
 		if (fruitless > 1)
 			return false;
 		bb_lock(&g->evicting);
+		pick_hinted(false, used_extents, max);
 		while (ev.nv < max && ev.hand < used_extents && bb_xstate(ev.hand) != BB_X_LOCAL) {
 			if (bb_xstate(ev.hand) == BB_X_MANAGED && !pick(ev.hand, max))
 				break;
@@ -457,6 +475,34 @@ static bool make_room(int64_t target)
 	return true;
 }
 
+/* Takes out what the program wants out now (MADV_PAGEOUT). */
+static void take_hinted(void)
+{
+	struct bb_region *g = &bb_rg;
+	unsigned int taken = 1;
+
+	(void)bb_sys_munlock((void *)g->staging, BATCH * BB_PAGE_SIZE);
+	while (taken && !atomic_load(&g->ctl->closing)) {
+		unsigned int max = slots_free();
+
+		if (!max) {
+			if (!await_slot())
+				return;
+			continue;
+		}
+		bb_lock(&g->lock);
+		taken = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+		bb_unlock(&g->lock);
+		bb_lock(&g->evicting);
+		pick_hinted(true, taken, max > PIECE ? PIECE : max);
+		taken = ev.nv;
+		if (ev.nv)
+			run_batch();
+		bb_unlock(&g->evicting);
+		sched_yield();
+	}
+}
+
 static void *helper(void *arg)
 {
 	struct bb_region *g = &bb_rg;
@@ -471,6 +517,8 @@ static void *helper(void *arg)
 		int64_t low = atomic_load(&c->low);
 
 		bb_lost_look();
+		if (bb_hints_out())
+			take_hinted();
 		if (room() < low) {
 			bool ok = make_room(2 * low);
 
@@ -480,7 +528,7 @@ static void *helper(void *arg)
 			kick();
 		}
 		atomic_store(&c->helper_sleeps, BB_HELPER_IDLE);
-		if (room() >= low || atomic_load(&c->helper_bell) == bell)
+		if (!bb_hints_out() && (room() >= low || atomic_load(&c->helper_bell) == bell))
 			bb_futex_wait(&c->helper_bell, bell, room() < low ? 5000000 : IDLE_NS);
 		atomic_store(&c->helper_sleeps, BB_HELPER_AWAKE);
 		if (bb_last_thread()) {

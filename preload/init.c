@@ -101,7 +101,7 @@ static void write_stats(const char *path)
 
 	n = bb_format(buf, sizeof(buf),
 		      "{\"pid\":%d,\"attached\":%s,\"budget\":%lu,\"charged\":%lu,\"allocated\":%lu,"
-		      "\"faults\":%lu,\"fill_zero\":%lu,\"fill_staged\":%lu,\"fill_remote\":%lu,\"prefetched\":%lu,"
+		      "\"faults\":%lu,\"fill_zero\":%lu,\"fill_staged\":%lu,\"fill_remote\":%lu,\"prefetched\":%lu,\"unused\":%lu,"
 		      "\"opened\":%lu,\"sealed\":%lu,\"evicted\":%lu,\"evicted_clean\":%lu,\"evicted_zero\":%lu,"
 		      "\"evict_busy\":%lu,\"written_back\":%lu,\"dropped\":%lu,\"lost\":%lu}\n",
 		      (int)getpid(), bb_rg.attached == BB_ATTACHED ? "true" : "false", (unsigned long)bb_rg.budget,
@@ -109,6 +109,7 @@ static void write_stats(const char *path)
 		      c ? (unsigned long)c->alloc_bytes : 0, c ? (unsigned long)c->n_fault : 0,
 		      c ? (unsigned long)c->n_fill_zero : 0, c ? (unsigned long)c->n_fill_staged : 0,
 		      c ? (unsigned long)c->n_fill_remote : 0, c ? (unsigned long)c->n_prefetch : 0,
+		      c ? (unsigned long)c->n_unused : 0,
 		      c ? (unsigned long)c->n_open : 0, c ? (unsigned long)c->n_seal : 0,
 		      c ? (unsigned long)c->n_evict : 0, c ? (unsigned long)c->n_evict_clean : 0,
 		      c ? (unsigned long)c->n_evict_zero : 0, c ? (unsigned long)c->n_evict_busy : 0,

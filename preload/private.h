@@ -176,6 +176,21 @@ int bb_pages_register(uint32_t first, uint32_t n);
 
 int bb_evict_start(void);
 
+/* --- hints.c -------------------------------------------------------------- */
+
+/* Is it one of those that bb_hint() takes? */
+bool bb_hint_is(int advice);
+/* Lock not held. Return: 0, or -errno from the kernel for what is not paged of it. */
+int bb_hint(uint32_t first, uint32_t n, int advice);
+/* Is something to go at once? */
+bool bb_hints_out(void);
+/*
+ * A page that the program wants out (now_only: not only when there is no room),
+ * of the first used extents; it is EVICTING then. The helper only, with
+ * bb_rg.evicting held. Return: false where there is none.
+ */
+bool bb_hints_claim(bool now_only, uint32_t used, uint32_t *page, bb_pw *word);
+
 /* --- seal.c -------------------------------------------------------------- */
 
 /* Is anything at this address, swapped out or not? Return: 1, 0, or -1: not to be told. */

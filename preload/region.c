@@ -201,6 +201,8 @@ static void extent_end(uint32_t e)
 	struct bb_region *g = &bb_rg;
 	struct bb_extent *x = &g->x[e];
 
+	/* What was said of that memory does not hold for what comes there next. */
+	atomic_fetch_and(&x->flags, (uint8_t)~BB_XF_HINTS);
 	switch (bb_xsettled(e)) {
 	case BB_X_LOCAL:
 		if (g->cached + BB_EXTENT_PAGES <= cache_cap()) {

@@ -37,7 +37,7 @@ int bb_page_has_content(uintptr_t at)
  */
 static void find_content(uint32_t first, bool has[BB_EXTENT_PAGES])
 {
-	uint64_t entry[BB_EXTENT_PAGES];
+	static uint64_t entry[BB_EXTENT_PAGES];
 	bool known = bb_pagemap_look(bb_addr_of(first), entry, BB_EXTENT_PAGES);
 
 	for (uint32_t i = 0; i < BB_EXTENT_PAGES; i++)
@@ -48,8 +48,9 @@ int bb_extent_seal(uint32_t e)
 {
 	struct bb_region *g = &bb_rg;
 	uint32_t first = e * BB_EXTENT_PAGES, at = first, end = first + BB_EXTENT_PAGES, n = 0, i;
-	bool has[BB_EXTENT_PAGES];
+	static bool has[BB_EXTENT_PAGES]; /* the lock's; a handler's stack may be small */
 	unsigned int gen;
+	bb_pw cold;
 	int64_t run, keep = 0;
 	int r;
 
@@ -90,18 +91,21 @@ int bb_extent_seal(uint32_t e)
 		bb_discard_split(bb_addr_of(first));
 	find_content(first, has);
 	gen = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
+	cold = atomic_load(&g->x[e].flags) & BB_XF_COLD ? BB_PW_COLD : 0;
 	for (i = 0; i < BB_EXTENT_PAGES; i++) {
 		bb_pw w = atomic_load(&g->pw[first + i]) & BB_PW_WB;
 
 		if (has[i]) {
-			w = bb_pw_with_gen(bb_pw_with(w, BB_P_RESIDENT), gen);
+			w = bb_pw_with_gen(bb_pw_with(w | cold, BB_P_RESIDENT), gen);
 			keep++;
 		}
 		atomic_store(&g->pw[first + i], w);
 	}
 	atomic_store(&g->x[e].resident, (uint16_t)keep);
-	atomic_store(&g->x[e].flags, 0);
+	atomic_fetch_and(&g->x[e].flags, BB_XF_HINTS);
 	atomic_store(&g->x[e].state, BB_X_MANAGED);
+	if (cold)
+		atomic_store(&g->ctl->cold, 1);
 	bb_pages_wake(first, BB_EXTENT_PAGES);
 	bb_credit_give(g->ctl, BB_EXTENT_PAGES - keep);
 	atomic_fetch_add_explicit(&g->ctl->n_seal, 1, memory_order_relaxed);

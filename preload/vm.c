@@ -13,12 +13,6 @@
 #include "log.h"
 #include "private.h"
 
-#ifndef MADV_COLD
-#define MADV_COLD 20
-#endif
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT 21
-#endif
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
@@ -129,10 +123,11 @@ int bb_region_madvise(void *addr, size_t len, int advice)
 		/* A hint as well, and one that discard.c cannot do with. */
 		return bb_rg.features & UFFD_FEATURE_MOVE ? bb_sys_madvise(addr, len, advice) : 0;
 	default:
+		if (bb_hint_is(advice))
+			return bb_hint(first, n, advice);
 		/*
-		 * Hints. WILLNEED, COLD and PAGEOUT speak of swap, which this
-		 * memory does not meet; the kernel takes them as they are, and
-		 * POPULATE_* faults the pages in through bbd.
+		 * POPULATE_* faults the pages in through bbd. Of huge pages the
+		 * kernel knows: it makes them while memory is not paged.
 		 */
 		return bb_sys_madvise(addr, len, advice);
 	}

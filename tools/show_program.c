@@ -77,6 +77,7 @@ static void print_program(const json_t *p)
 						 { "fill_staged", "staged" },
 						 { "fill_remote", "remote" },
 						 { "prefetched", "pages ahead" },
+						 { "unused", "of them unused" },
 						 { NULL, NULL } };
 	static const char *const evicted[][2] = { { "evicted", "all" },
 						  { "evicted_clean", "clean" },

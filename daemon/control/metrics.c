@@ -55,6 +55,7 @@ static void programs(struct bb_control *c, FILE *f)
 		PROGRAM(fill_remote, "counter", "faults that went to a home"),
 		PROGRAM(fill_staged, "counter", "faults served from the staging ring"),
 		PROGRAM(prefetched, "counter", "pages fetched ahead"),
+		PROGRAM(unused, "counter", "pages fetched ahead of a walk that then went elsewhere"),
 		PROGRAM(evicted, "counter", "pages taken out"),
 		PROGRAM(written_back, "counter", "pages written to homes"),
 		PROGRAM(lost, "counter", "pages whose only copy is gone"),

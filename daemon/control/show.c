@@ -124,6 +124,7 @@ static json_t *program(const struct bb_program_info *p)
 	NUMBER(fill_staged);
 	NUMBER(fill_remote);
 	NUMBER(prefetched);
+	NUMBER(unused);
 	NUMBER(evicted);
 	NUMBER(evicted_clean);
 	NUMBER(evicted_zero);

@@ -181,6 +181,8 @@ static int poll_program(struct bb_program *p, bool faults)
 		work = bb_fault_poll(p);
 	if (p->parked_n)
 		work += bb_fault_unpark(p);
+	if (bb_prefetch_asked(p))
+		work += bb_prefetch_poll(p);
 	work += bb_writeback_poll(p);
 	bb_extent_poll(p);
 	if (p->pager->cfg.replicas > 1)
@@ -197,7 +199,8 @@ static bool ring_waits(const struct bb_program *p)
 static bool is_busy(const struct bb_program *p)
 {
 	return !p->gone && !bb_absent(p) &&
-	       (p->ready || p->refs || p->parked_n || p->freezing || p->wanted || p->sync.to || ring_waits(p));
+	       (p->ready || p->refs || p->parked_n || p->freezing || p->wanted || p->sync.to || bb_prefetch_asked(p) ||
+		ring_waits(p));
 }
 
 static int poll_all(struct bb_pager *pg)
@@ -288,6 +291,6 @@ bool bb_due_waits(const struct bb_pager *pg)
 	bool waits = false;
 
 	for (p = pg->many ? pg->due : pg->programs; p; p = pg->many ? p->due_next : p->next)
-		waits |= !bb_absent(p) && !p->gone && (p->parked_n || p->freezing);
+		waits |= !bb_absent(p) && !p->gone && (p->parked_n || p->pf.nwant || p->freezing);
 	return waits;
 }

@@ -382,6 +382,7 @@ int bb_pager_programs(struct bb_pager *pg, struct bb_program_info *out, int max)
 		o->fill_staged = atomic_load(&c->n_fill_staged);
 		o->fill_remote = atomic_load(&c->n_fill_remote);
 		o->prefetched = atomic_load(&c->n_prefetch);
+		o->unused = atomic_load(&c->n_unused);
 		o->evicted = atomic_load(&c->n_evict);
 		o->evicted_clean = atomic_load(&c->n_evict_clean);
 		o->evicted_zero = atomic_load(&c->n_evict_zero);

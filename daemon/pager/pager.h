@@ -81,7 +81,7 @@ struct bb_program_info {
 	uint64_t allocated;	/* bytes of live allocations in the region */
 	uint64_t extents_local, extents_managed, extents_fresh;
 	uint32_t idle;		/* of the count's own */
-	uint64_t faults, fill_zero, fill_staged, fill_remote, prefetched;
+	uint64_t faults, fill_zero, fill_staged, fill_remote, prefetched, unused;
 	uint64_t single, copied; /* extents with one copy where two are wanted; pages copied again */
 	uint64_t evicted, evicted_clean, evicted_zero, evict_busy, written_back, lost;
 	unsigned int nnodes;	/* home memory held, by node */

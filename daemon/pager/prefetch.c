@@ -1,127 +1,245 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which pages come next: the majority stride of the last remote faults (after
- * Leap, Al Maruf and Chowdhury, USENIX ATC 2020). The window doubles each time
- * the program faults right where the last window ended, and halves when it
- * does not; random access soon has none.
+ * Pages fetched ahead: those to which the program walks (stream.c), and those
+ * that it has asked for (MADV_WILLNEED). Nobody waits for them, so they take no
+ * more than what is there to be had: of the budget not the last pages that are
+ * kept ready for faults, of the requests not the last ones.
  */
-#include <string.h>
-
 #include "clock.h"
 #include "program.h"
 
-#define HISTORY 8
-#define WINDOW_MIN 4u
-#define WINDOW_MAX 60u /* four runs of BB_RUN_PAGES_MAX */
+#define WINDOWS 32	/* no window is more than one such part of the budget */
+#define SPARE_FILLS 8u	/* requests left to faults */
+#define WANT_PAGES 256u /* looked at in a round, of a range that was asked for */
+#define WANT_NS 2000000000ULL
+#define GAP 2 /* pages behind a walk that it may not be done with */
 
-/* Boyer and Moore's majority vote. Return: the stride, 0 where none has it. */
-static int32_t majority(const struct bb_prefetch *f)
+/* A run in the making: pages that are FILLING, one after the other, from one home extent. */
+struct run {
+	struct bb_program *p;
+	uint32_t page, n, rx;
+	uint32_t asked;	/* pages for which requests were sent */
+	uint64_t now;
+};
+
+static bool has_room(const struct bb_program *p)
 {
-	int32_t m = 0;
-	int votes = 0, i;
+	const int64_t low = atomic_load_explicit(&p->ctl->low, memory_order_relaxed);
 
-	for (i = 0; i < HISTORY; i++) {
-		if (!votes) {
-			m = f->delta[i];
-			votes = 1;
-		} else {
-			votes += f->delta[i] == m ? 1 : -1;
-		}
-	}
-	for (votes = 0, i = 0; i < HISTORY; i++)
-		votes += f->delta[i] == m;
-	return votes > HISTORY / 2 ? m : 0;
+	return (int64_t)((uint64_t)atomic_load_explicit(&p->ctl->limit, memory_order_relaxed) -
+			 (uint64_t)atomic_load_explicit(&p->ctl->resident, memory_order_relaxed)) >= low / 2 + 1;
 }
 
-/* Makes page FILLING if it is remote and there is ample room. Return: its rx, or 0. */
-static uint32_t claim(struct bb_program *p, uint32_t page)
+static void run_end(struct run *r)
 {
+	if (r->n && bb_fill_remote(r->p, r->page, r->n, r->rx, NULL, r->now) < 0) {
+		for (uint32_t i = 0; i < r->n; i++) {
+			bb_word_leave(r->p, r->page + i, BB_P_REMOTE, 0);
+			bb_credit_give(r->p->ctl, 1);
+			bb_fill_wake(r->p, r->page + i, 1);
+		}
+	} else {
+		r->asked += r->n;
+	}
+	r->n = 0;
+}
+
+/* Fetches the page if it is remote. Return: false where there is no room for more. */
+static bool run_add(struct run *r, uint32_t page)
+{
+	struct bb_program *p = r->p;
 	bb_pw w = atomic_load(&p->pw[page]);
-	uint32_t rx = bb_copy_read(p, bb_pw_rx(w), page);
-	int64_t low = atomic_load_explicit(&p->ctl->low, memory_order_relaxed);
+	uint32_t rx = bb_pw_state(w) == BB_P_REMOTE ? bb_copy_read(p, bb_pw_rx(w), page) : 0;
 
-	if (bb_pw_state(w) != BB_P_REMOTE || !rx)
-		return 0;
-	if ((int64_t)((uint64_t)atomic_load(&p->ctl->limit) - (uint64_t)atomic_load(&p->ctl->resident)) < low / 2 + 1)
-		return 0;
-	return bb_page_claim(p, page, w) == BB_CLAIMED ? rx : 0;
-}
-
-static void unclaim(struct bb_program *p, uint32_t page, uint32_t n)
-{
-	while (n--) {
-		bb_word_leave(p, page, BB_P_REMOTE, 0);
-		bb_credit_give(p->ctl, 1);
-		bb_fill_wake(p, page++, 1);
+	if (!rx)
+		return true;
+	if (!has_room(p))
+		return false;
+	if (r->n && (rx != r->rx || r->n == BB_RUN_PAGES_MAX || r->page + r->n != page))
+		run_end(r);
+	if (!r->n && p->pager->fills_due + SPARE_FILLS >= BB_FILLS)
+		return false;
+	switch (bb_page_claim(p, page, w)) {
+	case BB_CLAIM_CREDIT:
+		return false;
+	case BB_CLAIM_CHANGED:
+		return true;
+	case BB_CLAIMED:
+		break;
 	}
+	if (!r->n) {
+		r->page = page;
+		r->rx = rx;
+	}
+	r->n++;
+	return true;
 }
 
-static void fetch_ahead(struct bb_program *p, uint32_t page, int32_t stride, uint32_t window)
+/* --- streams -------------------------------------------------------------- */
+
+/* What the program has said of the page's extent. */
+static uint8_t hints_at(const struct bb_program *p, uint32_t page)
 {
-	uint32_t run = 0, n = 0, run_rx = 0;
-	uint64_t now = bb_now_ns();
+	return atomic_load_explicit(&p->x[page / BB_EXTENT_PAGES].flags, memory_order_relaxed);
+}
 
-	for (uint32_t k = 1; k <= window; k++) {
-		int64_t q = (int64_t)page + (int64_t)stride * k;
-		uint32_t rx;
+static bool is_managed(const struct bb_program *p, uint32_t page)
+{
+	return atomic_load_explicit(&p->x[page / BB_EXTENT_PAGES].state, memory_order_acquire) == BB_X_MANAGED;
+}
 
-		if (q < 0 || q >= p->npages ||
-		    atomic_load_explicit(&p->x[q / BB_EXTENT_PAGES].state, memory_order_acquire) != BB_X_MANAGED)
+static void fetch_ahead(struct bb_program *p, uint32_t page, struct bb_stream *s)
+{
+	struct run r = { .p = p, .now = bb_now_ns() };
+	const int64_t most = p->limit / WINDOWS;
+	uint32_t k, extent = page / BB_EXTENT_PAGES;
+
+	for (k = 1; k <= s->window && k <= most; k++) {
+		int64_t q = (int64_t)page + (int64_t)s->stride * k;
+
+		if (q < 0 || q >= p->npages)
 			break;
-		rx = claim(p, (uint32_t)q);
-		if (n && (!rx || rx != run_rx || n == BB_RUN_PAGES_MAX || run + n != (uint32_t)q)) {
-			if (bb_fill_remote(p, run, n, run_rx, NULL, now) < 0) {
-				unclaim(p, run, n);
-				n = 0;
-				if (rx)
-					unclaim(p, (uint32_t)q, 1);
-				return;
-			}
-			n = 0;
+		if ((uint32_t)q / BB_EXTENT_PAGES != extent || k == 1) {
+			extent = (uint32_t)q / BB_EXTENT_PAGES;
+			if (!is_managed(p, (uint32_t)q) || (hints_at(p, (uint32_t)q) & BB_XF_RANDOM))
+				break;
 		}
-		if (!rx)
-			continue;
-		if (!n) {
-			run = (uint32_t)q;
-			run_rx = rx;
-		}
-		n++;
+		if (!run_add(&r, (uint32_t)q))
+			break;
 	}
-	if (n && bb_fill_remote(p, run, n, run_rx, NULL, now) < 0)
-		unclaim(p, run, n);
+	run_end(&r);
+	bb_stream_covered(&p->pf.streams, s, page, k - 1, r.asked);
 }
 
-void bb_prefetch_fault(struct bb_program *p, uint32_t page)
+/* The program walks, and has said that it will not come back soon: what it has passed goes first. */
+static void leave_behind(struct bb_program *p, uint32_t page, int32_t stride)
+{
+	bool any = false;
+
+	for (int64_t k = GAP; k < GAP + (int64_t)BB_WINDOW_MAX; k++) {
+		const int64_t q = (int64_t)page - stride * k;
+		bb_pw w;
+
+		if (q < 0 || q >= p->npages || !is_managed(p, (uint32_t)q) ||
+		    !(hints_at(p, (uint32_t)q) & BB_XF_SEQUENTIAL))
+			break;
+		w = atomic_load_explicit(&p->pw[q], memory_order_relaxed);
+		if (bb_pw_state(w) != BB_P_RESIDENT || (w & BB_PW_COLD) ||
+		    !atomic_compare_exchange_strong(&p->pw[q], &w, w | BB_PW_COLD))
+			continue;
+		if (!(hints_at(p, (uint32_t)q) & BB_XF_COLD))
+			atomic_fetch_or(&p->x[q / BB_EXTENT_PAGES].flags, BB_XF_COLD);
+		any = true;
+	}
+	if (any && !atomic_load_explicit(&p->ctl->cold, memory_order_relaxed))
+		atomic_store(&p->ctl->cold, 1);
+}
+
+void bb_prefetch_fault(struct bb_program *p, uint32_t page, uint32_t thread)
+{
+	const uint8_t hints = hints_at(p, page);
+	struct bb_stream *s;
+
+	if (hints & BB_XF_RANDOM)
+		return;
+	s = bb_stream_fault(&p->pf.streams, thread, page, hints & BB_XF_SEQUENTIAL);
+	if (p->pf.streams.unused) {
+		atomic_fetch_add_explicit(&p->ctl->n_unused, p->pf.streams.unused, memory_order_relaxed);
+		p->pf.streams.unused = 0;
+	}
+	if (!s)
+		return;
+	fetch_ahead(p, page, s);
+	if (hints & BB_XF_SEQUENTIAL)
+		leave_behind(p, page, s->stride);
+}
+
+/* --- what was asked for ---------------------------------------------------- */
+
+static void take_asked(struct bb_program *p)
 {
 	struct bb_prefetch *f = &p->pf;
-	int32_t stride;
+	const bool off = !p->pager->cfg.prefetch || p->no_prefetch;
 
-	f->delta[f->at++ % HISTORY] = (int32_t)(page - f->last);
-	f->last = page;
-	if (f->window && page == f->expect) {
-		f->window = f->window * 2 > WINDOW_MAX ? WINDOW_MAX : f->window * 2;
-		stride = f->stride;
-	} else {
-		stride = majority(f);
-		f->window /= 2;
-		if (!stride || (stride != f->stride && f->stride && f->window)) {
-			f->stride = stride;
-			if (f->window < WINDOW_MIN)
-				f->window = 0;
-			if (!f->window)
-				return;
-		}
-		if (stride && f->window < WINDOW_MIN)
-			f->window = WINDOW_MIN;
+	atomic_store(&p->ctl->asked, 0);
+	for (unsigned int i = 0; i < BB_ASKS && f->nwant < BB_WANTS; i++) {
+		/* Anything may stand there. */
+		const uint64_t v = atomic_exchange(&p->ctl->ask[i], 0);
+		const uint32_t page = (uint32_t)(v >> 32);
+		uint32_t n = (uint32_t)v;
+
+		if (!v || off || page >= p->npages)
+			continue;
+		if (n > p->npages - page)
+			n = p->npages - page;
+		f->want[f->nwant].page = page;
+		f->want[f->nwant].n = n;
+		f->want[f->nwant].left = p->limit / 2;
+		f->want[f->nwant++].until = p->pager->now + WANT_NS;
 	}
-	if (!stride)
+	/* There may be more than is taken at a time. */
+	if (f->nwant == BB_WANTS)
+		atomic_store(&p->ctl->asked, 1);
+}
+
+/* STAGED: it is on its way out, and comes back from the ring. */
+static void unstage(struct bb_program *p, uint32_t page, bb_pw w)
+{
+	const uint32_t slot = bb_pw_slot(w);
+
+	if (slot >= p->nslots || bb_page_claim(p, page, w) != BB_CLAIMED)
 		return;
-	f->stride = stride;
-	f->expect = page + (uint32_t)(stride * (int32_t)(f->window + 1));
-	fetch_ahead(p, page, stride, f->window);
-	/*
-	 * The next fault will be a whole window away. Let the history say that
-	 * the stride went on, so that one more fault does not undo it.
-	 */
-	f->last = f->expect - (uint32_t)stride;
+	bb_fill_install(p, page, 1, p->stage + ((size_t)slot << BB_PAGE_SHIFT), BB_P_STAGED, BB_PW_PREFETCH, 0);
+	atomic_fetch_add_explicit(&p->ctl->n_prefetch, 1, memory_order_relaxed);
+}
+
+int bb_prefetch_poll(struct bb_program *p)
+{
+	struct bb_prefetch *f = &p->pf;
+	struct run r = { .p = p, .now = p->pager->now };
+	uint32_t page, n, looked = 0;
+	bool room = true;
+
+	if (f->nwant < BB_WANTS)
+		take_asked(p);
+	if (!f->nwant)
+		return 0;
+	page = f->want[0].page;
+	n = f->want[0].n;
+	while (n && looked++ < WANT_PAGES && room) {
+		bb_pw w;
+
+		if (!is_managed(p, page)) {
+			const uint32_t rest = BB_EXTENT_PAGES - page % BB_EXTENT_PAGES;
+
+			page += rest < n ? rest : n;
+			n -= rest < n ? rest : n;
+			continue;
+		}
+		w = atomic_load(&p->pw[page]);
+		if (bb_pw_state(w) == BB_P_STAGED) {
+			room = has_room(p);
+			if (room)
+				unstage(p, page, w);
+		} else {
+			room = run_add(&r, page);
+		}
+		if (room) {
+			page++;
+			n--;
+		}
+	}
+	run_end(&r);
+	f->want[0].page = page;
+	f->want[0].n = n;
+	/* What there is no room for within that time was asked for in vain. */
+	f->want[0].left -= r.asked;
+	if (!n || f->want[0].left <= 0 || p->pager->now > f->want[0].until) {
+		f->nwant--;
+		for (unsigned int i = 0; i < f->nwant; i++)
+			f->want[i] = f->want[i + 1];
+	}
+	if (!room && !has_room(p))
+		bb_program_ring(p);
+	return (int)r.asked + (looked > WANT_PAGES);
 }

@@ -13,7 +13,8 @@
  *	fill.c	    bringing pages in
  *	trace.c	    the last faults, one by one
  *	record.c    what goes there
- *	prefetch.c  which pages come next
+ *	prefetch.c  pages fetched ahead: of streams, and because the program asked
+ *	stream.c    which pages come next
  *	writeback.c the staging ring: writing back, freeing slots
  *	extent.c    home memory held for a program: creating, giving back
  *	rx.c	    the table of it, in memory that outlives bbd
@@ -31,6 +32,7 @@
 #include "net/net.h"
 #include "net/peers.h"
 #include "pager.h"
+#include "stream.h"
 #include "trace.h"
 
 /* --- home memory of a program --------------------------------------------- */
@@ -99,6 +101,7 @@ struct bb_fault_at {
 	uint64_t t;		/* its message was in hand */
 	uint64_t t_try;		/* it was looked at; later where others went first or there was no credit */
 	uint64_t enter_ns;	/* reading the message took */
+	uint32_t thread;	/* whose; 0: not known */
 };
 
 struct bb_fill {
@@ -158,13 +161,16 @@ struct bb_sync {
 	bool busy, told;
 };
 
+#define BB_WANTS 8u /* ranges that are fetched ahead because the program asked */
+
 struct bb_prefetch {
-	uint32_t last;		/* page of the last remote fault */
-	int32_t delta[8];	/* between the last faults */
-	unsigned int at;
-	uint32_t window;	/* pages to fetch ahead; 0: none */
-	uint32_t expect;	/* where the next fault falls if the stride goes on */
-	int32_t stride;
+	struct bb_streams streams;
+	struct {
+		uint32_t page, n;
+		int64_t left;	/* pages: it must not drive out all else, and in the end itself */
+		uint64_t until;
+	} want[BB_WANTS];
+	unsigned int nwant;	/* the first is the one in hand */
 };
 
 struct bb_program {
@@ -447,7 +453,14 @@ void bb_record_landed(struct bb_fill *f, uint32_t page, uint32_t n, uint64_t t_g
 
 /* --- prefetch.c ----------------------------------------------------------- */
 
-void bb_prefetch_fault(struct bb_program *p, uint32_t page);
+/* The thread (0: not known) waits for this page, which is on its way. */
+void bb_prefetch_fault(struct bb_program *p, uint32_t page, uint32_t thread);
+/* Ranges that the program has asked for. Return: how much there was to do. */
+int bb_prefetch_poll(struct bb_program *p);
+static inline bool bb_prefetch_asked(const struct bb_program *p)
+{
+	return p->pf.nwant || atomic_load_explicit(&p->ctl->asked, memory_order_relaxed);
+}
 
 /* --- writeback.c ---------------------------------------------------------- */
 

@@ -71,6 +71,13 @@ enum bb_extent_state {
 #define BB_XF_HOMELESS 0x01
 /* SEALING, if so: bbd is opening it. */
 #define BB_XF_OPENING 0x02
+/* What the program has said of it (madvise); for all of the extent. */
+#define BB_XF_RANDOM 0x04     /* bbd fetches nothing ahead here */
+#define BB_XF_SEQUENTIAL 0x08 /* bbd fetches much ahead from the first fault on */
+/* The helper takes pages marked COLD first: when room is wanted; now. Not MANAGED yet: all of its pages will be. */
+#define BB_XF_COLD 0x10
+#define BB_XF_OUT 0x20
+#define BB_XF_HINTS 0x3c
 
 struct bb_extent {
 	_Atomic uint8_t state;
@@ -99,7 +106,7 @@ enum bb_page_state {
  * rx    which of the region's remote extents holds the home copy (0: none)
  * heat  here: how often it has come back soon after it was taken out (0 to 2); away:
  *	 the same and one more, or 0: it has been away for long
- * slot  staging slot, while STAGED
+ * slot  staging slot, while STAGED; while RESIDENT its lowest bit is BB_PW_COLD
  * gen   when it came, or was taken out: in quarters of a turnover of the budget,
  *	 modulo 32
  */
@@ -119,6 +126,7 @@ typedef uint64_t bb_pw; /* one word by value; the arrays hold _Atomic bb_pw */
 #define BB_PW_SLOT_SHIFT 16
 #define BB_PW_SLOT_BITS 18
 #define BB_PW_SLOT (((1ULL << BB_PW_SLOT_BITS) - 1) << BB_PW_SLOT_SHIFT)
+#define BB_PW_COLD (1ULL << BB_PW_SLOT_SHIFT) /* RESIDENT: it goes before all others */
 #define BB_PW_HEAT_SHIFT 34
 #define BB_PW_HEAT (3ULL << BB_PW_HEAT_SHIFT)
 #define BB_PW_RX_SHIFT 36
@@ -241,6 +249,8 @@ enum bb_helper {
 
 /* --- control page ------------------------------------------------------- */
 
+#define BB_ASKS 16u
+
 /*
  * Counts are pages. resident + reserved never exceeds limit by design: who
  * brings a page in takes credit first (bb_credit_take), who takes one out
@@ -272,6 +282,14 @@ struct bb_region_ctl {
 	_Atomic uint32_t bbd_wants;	/* bbd wants a kick (eventfd) when credit or a slot appears */
 	_Atomic uint32_t closing;
 	_Atomic uint32_t stuck;		/* helper: a full round found nothing to take out */
+	_Atomic uint32_t cold, out;	/* some extents are COLD, OUT: the helper looks for them */
+
+	/*
+	 * WILLNEED: ranges that bbd is asked to fetch, page << 32 | number of
+	 * pages, 0: free. The program puts them there, then sets asked.
+	 */
+	_Alignas(64) _Atomic uint32_t asked;
+	_Atomic uint64_t ask[BB_ASKS];
 
 	/* Counters, for people. */
 	_Alignas(64) _Atomic uint64_t n_evict;		/* victims staged */
@@ -286,6 +304,7 @@ struct bb_region_ctl {
 	_Atomic uint64_t n_fill_staged;
 	_Atomic uint64_t n_fill_remote;
 	_Atomic uint64_t n_prefetch;
+	_Atomic uint64_t n_unused;	/* of them, those of a stream that did not go on */
 	_Atomic uint64_t n_open;	/* FRESH to LOCAL */
 	_Atomic uint64_t n_writeback;
 	_Atomic uint64_t n_lost;
