@@ -38,6 +38,7 @@ fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
 apps_src := $(wildcard tests/apps/*.c)
 so_src := $(wildcard tests/anomaly/*.c)
 bench_src := $(wildcard scripts/bench/*.c)
+policy_src := $(wildcard scripts/bench/policy/*.c)
 
 # What libbb.so takes of lib/: no libc beyond what is safe inside malloc.
 preload_lib := $(addprefix lib/,log.c options.c runs.c)
@@ -163,6 +164,16 @@ $(B)/bench/net_read $(B)/bench/table1: $(B)/bench/%: $(B)/obj/scripts/bench/%.o 
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
+
+# A bbd that records its programs' faults.
+$(call obj,scripts/bench/tracer.c): CPPFLAGS += -Iscripts/bench
+$(B)/bench/tracer: $(call obj,scripts/bench/tracer.c daemon/main.c) $(B)/daemon.a $(B)/lib.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--wrap=bb_fault_poll,--wrap=bb_program_read,--wrap=bb_fill_install -o $@ $^ $(DAEMON_LIBS)
+
+# The policies that it replays, and their tests.
+$(B)/bench/policy $(B)/tests/test_policy: $(call obj,$(policy_src))
 
 check:
 	scripts/check

@@ -46,6 +46,7 @@
 
 #include <bluebridge/kernel.h>
 
+#include "age.h"
 #include "fds.h"
 #include "log.h"
 #include "private.h"
@@ -54,10 +55,7 @@
 #define BATCH BB_DISCARD_MAX
 #define PIECE 32 /* as many as a fault may wait for, where they need not be taken out in a hurry */
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
-#define AGE_MIN (-6)
-#define COOLER 4 /* quarters of a turnover that heat counts less for each of ev.age below zero */
 #define FORGET (BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH | BB_PW_HEAT | BB_PW_SLOT)
-#define AGE_OLD 3 /* quarters of a turnover before a page is a victim */
 
 struct victim {
 	uint32_t page;
@@ -247,8 +245,7 @@ static bool stage(const struct victim *v, unsigned int i, uint64_t head)
 	atomic_store_explicit(&s->page, v->page, memory_order_release);
 
 	/* The hash of the home copy is stable while HASHED is set and WB is not. */
-	set = bb_pw_with_gen(bb_pw_with_slot(BB_P_STAGED, slot), atomic_load_explicit(&g->ctl->gen, memory_order_relaxed));
-	set = bb_pw_with_heat(set, bb_pw_heat(v->word) + 1);
+	set = bb_age_out(v->word, bb_pw_with_slot(BB_P_STAGED, slot), atomic_load_explicit(&g->ctl->gen, memory_order_relaxed));
 	if ((v->word & BB_PW_HASHED) && !(v->word & BB_PW_WB) && bb_hash_same(g->hash[v->page], hash))
 		atomic_fetch_add_explicit(&g->ctl->n_evict_clean, 1, memory_order_relaxed);
 	else
@@ -317,27 +314,6 @@ static unsigned int run_batch(void)
 
 /* --- the hand ------------------------------------------------------------- */
 
-/*
- * Nothing says which pages that are here are used: only that one was taken out, and
- * missed. One that came back soon has more time the next time; so a scan, whose
- * pages do not come back, has to do with what is not hot. Where that is not enough
- * ev.age goes below zero, and heat counts for less.
- */
-static bool old_enough(bb_pw w, unsigned int now)
-{
-	static const int more[BB_HEAT_MAX + 2] = { 0, 8, 24, 24 };
-	const int heat = more[bb_pw_heat(w)];
-
-	return (int)bb_pw_age(w, now) >= (ev.age < 0 ? heat + COOLER * ev.age : heat + ev.age);
-}
-
-/* Of a page that has been away for long it is not known how long: gen comes round. */
-static void cool(_Atomic bb_pw *pw, bb_pw w, unsigned int now)
-{
-	if (bb_pw_state(w) == BB_P_REMOTE && bb_pw_heat(w) && bb_pw_age(w, now) > 2 * BB_NEAR)
-		atomic_compare_exchange_strong(pw, &w, bb_pw_with_heat(w, 0));
-}
-
 /* Claims victims of one MANAGED extent from hand_page on. Return: extent done. */
 static bool pick(uint32_t e, unsigned int max)
 {
@@ -354,10 +330,11 @@ static bool pick(uint32_t e, unsigned int max)
 		if (ev.nv == max)
 			return false;
 		if (bb_pw_state(w) != BB_P_RESIDENT) {
-			cool(pw, w, now);
+			if (bb_age_cools(w, now))
+				atomic_compare_exchange_strong(pw, &w, bb_pw_with_heat(w, 0));
 			continue;
 		}
-		if (!old_enough(w, now))
+		if (!bb_age_enough(w, now, ev.age))
 			continue;
 		if (!atomic_compare_exchange_strong(pw, &w, bb_pw_with(w, BB_P_EVICTING)))
 			continue;
@@ -436,14 +413,8 @@ static bool make_room(int64_t target)
 		if (ev.hand >= used_extents) {
 			ev.hand = 0;
 			ev.hand_page = 0;
-			if (!ev.taken_in_round) {
-				if (ev.age > AGE_MIN)
-					ev.age--;
-				else
-					fruitless++;
-			} else if (ev.age < AGE_OLD && ev.taken_in_round > (unsigned int)target) {
-				ev.age++;
-			}
+			if (!bb_age_round(&ev.age, ev.taken_in_round, (unsigned int)target))
+				fruitless++;
 			ev.taken_in_round = 0;
 		}
 		if (used_extents && bb_xstate(ev.hand) == BB_X_LOCAL) {
@@ -510,7 +481,7 @@ static void *helper(void *arg)
 
 	prctl(PR_SET_NAME, "bb-helper");
 	atomic_store(&c->stuck, 0);
-	ev.age = AGE_OLD;
+	ev.age = BB_AGE_OLD;
 	bb_lost_begin();
 	while (!atomic_load(&c->closing)) {
 		uint32_t bell = atomic_load(&c->helper_bell);
