@@ -32,7 +32,7 @@ HOT_PAGES, HOT_OPS = 2048, 120000
 @contextlib.contextmanager
 def tracer(trace):
     """bbd's stand-in for one program. trace: a descriptor. Yields what makes a command one that is recorded."""
-    where = os.path.join(BUILD, "bench", "tracer.sock")
+    where = os.path.join(BUILD, "bench", f"tracer-{os.getpid()}.sock")
     if len(where) > 100:
         raise Skipped(f"{where} is too long for a socket")
     os.ftruncate(trace, 24 + 8 * TOUCHES)

@@ -17,7 +17,6 @@
 #define PIECE 32
 
 struct ours {
-	const struct pol_trace *t;
 	const struct pol_machine *m;
 	bb_pw *pw;
 	uint32_t hand, top, here; /* top: pages below it are allocated */
@@ -32,13 +31,14 @@ static void take_out(struct ours *o, uint32_t p)
 	o->taken++;
 }
 
-static void make_room(struct ours *o)
+/* Return: false where it found none: a program would go over its budget then. */
+static bool make_room(struct ours *o)
 {
 	const uint32_t low = o->m->low, target = low ? 2 * low : 1;
 	unsigned int fruitless = 0;
 
 	if (o->m->cap - o->here > low)
-		return;
+		return true;
 	while (o->m->cap - o->here < target && fruitless < 2) {
 		unsigned int max = o->m->cap - o->here > low / 2 ? PIECE : BATCH, n = 0;
 
@@ -61,11 +61,13 @@ static void make_room(struct ours *o)
 			}
 		}
 	}
+	return o->here < o->m->cap;
 }
 
 int pol_run_ours(const struct pol_trace *t, const struct pol_machine *m, struct pol_result *r)
 {
-	struct ours o = { .t = t, .m = m, .age = BB_AGE_OLD };
+	struct ours o = { .m = m, .age = BB_AGE_OLD };
+	int e = 0;
 
 	*r = (struct pol_result){ 0 };
 	o.pw = calloc(t->npages + 1, sizeof(*o.pw));
@@ -81,7 +83,10 @@ int pol_run_ours(const struct pol_trace *t, const struct pol_machine *m, struct 
 		r->again += bb_pw_state(w) == BB_P_REMOTE;
 		if (p >= o.top)
 			o.top = (p / BB_EXTENT_PAGES + 1) * BB_EXTENT_PAGES;
-		make_room(&o);
+		if (!make_room(&o)) {
+			e = -ENOSPC;
+			break;
+		}
 		o.pw[p] = bb_pw_with_heat(bb_pw_with_gen(BB_P_RESIDENT, o.gen), bb_heat_back(w, o.gen, true));
 		o.here++;
 		if (++o.fills > m->cap / 4) {
@@ -90,5 +95,5 @@ int pol_run_ours(const struct pol_trace *t, const struct pol_machine *m, struct 
 		}
 	}
 	free(o.pw);
-	return 0;
+	return e;
 }

@@ -28,7 +28,7 @@ struct pol_result {
 struct pol_policy {
 	const char *name;
 	bool sees;
-	/* Return: 0 or -ENOMEM. */
+	/* Return: 0 or -ENOMEM, -ENOSPC (it found nothing to take out). */
 	int (*run)(const struct pol_trace *t, const struct pol_machine *m, struct pol_result *r);
 	const char *what;
 };
