@@ -31,6 +31,7 @@ struct directory {
 	uint64_t next_id;
 	unsigned int nopen;
 	struct bb_net_req *open[OPEN_MAX]; /* by id */
+	uint64_t since[OPEN_MAX];	   /* when each was asked first */
 };
 
 static void ask(struct directory *d, struct bb_net_req *r, uint16_t owner)
@@ -81,6 +82,7 @@ static int submit(struct bb_transport *t, struct bb_net_req *r)
 	d->next_id++;
 	r->t.id = id;
 	d->open[id % OPEN_MAX] = r;
+	d->since[id % OPEN_MAX] = bb_now_ns();
 	d->nopen++;
 	ask(d, r, 0);
 	return 0;
@@ -105,6 +107,7 @@ static int answers(struct directory *d)
 		}
 		/* What it says is where the request goes. */
 		r->node = m.owner;
+		r->looked_ns = bb_now_ns() - d->since[m.id % OPEN_MAX];
 		pass_on(d, r);
 	}
 	return n;

@@ -151,7 +151,7 @@ void bb_net_submit(struct bb_net *n, struct bb_net_req *r)
 	r->data = NULL;
 	r->paylen = 0;
 	r->nptrs = 0;
-	r->t_sent = r->t_recv = 0;
+	r->t_sent = r->t_recv = r->looked_ns = 0;
 	n->sh.inflight++;
 	st = n->sh.closing ? BB_ST_TIMEOUT : check(r);
 	if (st != BB_ST_OK)

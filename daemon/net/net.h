@@ -62,6 +62,7 @@ struct bb_net_req {
 
 	/* Times of the fault breakdown, bb_now_ns(); 0 where not known. */
 	uint64_t t_sent, t_recv;
+	uint64_t looked_ns; /* it took to find out where the page is (directory.h) */
 
 	/* The transport's own; do not touch. */
 	struct {

@@ -62,7 +62,7 @@ void bb_record_remote(struct bb_fill *f, enum bb_trace_kind kind, uint64_t t_got
 		.kind = kind,
 		.part = {
 			[BB_PART_ENTER] = f->at.enter_ns,
-			[BB_PART_DIRECTORY] = f->t_found - f->at.t_try,
+			[BB_PART_DIRECTORY] = f->t_found - f->at.t_try + f->req.looked_ns,
 			[BB_PART_GET] = got > sent ? got - sent : 0,
 			[BB_PART_EXIT] = t_end - t_got,
 		},

@@ -107,12 +107,33 @@ static inline void words_fill(void *to, unsigned int n, uint64_t seed)
 		w[i] = seed + i * 0x9e3779b97f4a7c15ULL;
 }
 
+/*
+ * BENCH_SPOIL=N in the environment: the Nth comparison expects something else than
+ * was written. So the bench's own test sees that comparisons are made, and that
+ * one which fails ends the bench.
+ */
+static long spoil;
+
+static inline __attribute__((constructor)) void spoil_init(void)
+{
+	const char *s = getenv("BENCH_SPOIL");
+
+	spoil = s ? strtol(s, NULL, 10) : 0;
+}
+
+static inline bool spoiled(void)
+{
+	return __builtin_expect(spoil != 0, 0) && __atomic_sub_fetch(&spoil, 1, __ATOMIC_RELAXED) == 0;
+}
+
 /* Return: index of the first word that differs, or n. */
 static inline unsigned int words_differ(const void *at, unsigned int n, uint64_t seed)
 {
 	const uint64_t *w = at;
 	uint64_t bad = 0;
 
+	if (spoiled())
+		return 0;
 	for (unsigned int i = 0; i < n; i++)
 		bad |= w[i] ^ (seed + i * 0x9e3779b97f4a7c15ULL);
 	if (bad)

@@ -2,7 +2,12 @@
 """What the rows share: running programs, medians, the table and the JSON.
 
 Every process started here dies with this one, by SIGKILL too
-(PR_SET_PDEATHSIG); files are memfds, so that no run leaves any behind.
+(PR_SET_PDEATHSIG); files are memfds, or lie in rundir(), so that no run leaves
+any behind (guard.py).
+
+BB_BENCH_QUICK (run --quick): everything once, and small. Its figures mean nothing;
+it shows that the rows come and that bytes are checked. BENCH_SPOIL: comparisons
+expect something else than was written (bench.h), so that they must fail.
 """
 import ctypes
 import json
@@ -17,6 +22,9 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(TOP, os.environ.get("B") or "build")
+
+QUICK = bool(os.environ.get("BB_BENCH_QUICK"))
+SPOIL = bool(os.environ.get("BENCH_SPOIL"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
@@ -38,6 +46,22 @@ def built(name):
     path = os.path.join(BUILD, name)
     if not os.path.exists(path):
         raise Failed(f"{path} is not built: run make")
+    return path
+
+
+def quick(whole, small):
+    return small if QUICK else whole
+
+
+def same(got, want):
+    """Whether bytes are those that were written."""
+    return got == want and not SPOIL
+
+
+def rundir():
+    """For sockets. It leaves with this process."""
+    path = f"/run/bluebridge-bench-{os.getpid()}" if os.geteuid() == 0 else os.path.join(BUILD, f"bench-run-{os.getpid()}")
+    os.makedirs(path, 0o700, exist_ok=True)
     return path
 
 
@@ -196,6 +220,8 @@ def memfd(name, data=b""):
 
 def row(name, value, unit, goal=None, met=None, more=False, **detail):
     """goal: at most, or at least where more says so."""
+    if QUICK:
+        met = goal = None
     if met is None and goal is not None and value is not None:
         met = value >= goal if more else value <= goal
     return {"name": name, "value": value, "unit": unit, "goal": goal, "met": met, "detail": detail}

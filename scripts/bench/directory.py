@@ -15,13 +15,13 @@ import time
 
 import kernel
 import rack
-from common import Failed, built, median, pin_all, progress, row, start, stop
+from common import Failed, built, median, pin_all, progress, quick, row, start, stop
 from remote import Program, placements
 
 NAMES = ["directory-pinned", "directory-unpinned", "directory-kernel-pinned", "directory-kernel-unpinned"]
 GOAL = 1.7
-ROUNDS = 7
-OPS = 3000
+ROUNDS = quick(7, 1)
+OPS = quick(3000, 600)
 PORT = 48200
 
 

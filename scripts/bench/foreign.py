@@ -14,11 +14,11 @@ import struct
 from contextlib import contextmanager
 
 import rack
-from common import Failed, built, call, call_json, median, pin_all, start, stop
+from common import Failed, built, call, call_json, median, pin_all, quick, start, stop
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}
 PROG_TEST_RUN, PROG_GET_FD_BY_ID, ENABLE_STATS = 10, 13, 32
-REPEAT = 100000
+REPEAT = quick(100000, 1000)
 PORT = 48150
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -108,7 +108,7 @@ class Loop:
         self.server = start(r.command("h2", [built("bench/udp_floor"), "--server", "--port", str(PORT), "--segments",
                                              "1" if r.mtu >= 9000 else "4"]))
 
-    def trip(self, ops=4000):
+    def trip(self, ops=quick(4000, 100)):
         cpus = sorted(os.sched_getaffinity(0))
         pin_all(self.server.pid, {cpus[-1]})
         cmd = [built("bench/udp_floor"), "--to", self.rack.host["h2"]["address"], "--port", str(PORT), "--ops", str(ops),
@@ -126,7 +126,7 @@ def in_rack(r):
         loop.trip(100)
         with stats():
             before = {p["id"]: p for p in attached(r, "h2")}
-            loop.trip(20000)
+            loop.trip(quick(20000, 300))
             out = {}
             for p in attached(r, "h2"):
                 runs, ns = (p.get(k, 0) - before[p["id"]].get(k, 0) for k in ("run_count", "run_ns"))
@@ -137,7 +137,7 @@ def in_rack(r):
         loop.close()
 
 
-def a_packet(on, off, rounds=7):
+def a_packet(on, off, rounds=quick(7, 1)):
     """What a packet takes longer where the programs are attached, by a cable: round trips, halved."""
     loops = []
     try:

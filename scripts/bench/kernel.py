@@ -20,7 +20,7 @@ import time
 import foreign
 import rack
 import remote
-from common import Failed, built, call_json, cpu_ns, median, pin_all, progress, row
+from common import Failed, built, call_json, cpu_ns, median, pin_all, progress, quick, row
 
 NAMES = [
     "kernel-read-one-cpu", "kernel-read-two-cpus", "kernel-read-unpinned", "kernel-depth16-one-cpu",
@@ -28,12 +28,12 @@ NAMES = [
     "switch-round-trip", "kernel-others",
 ]
 FAULT_NAMES = ["kernel-fault-pinned", "kernel-fault-unpinned"]
-ROUNDS = int(os.environ.get("BB_BENCH_ROUNDS", "9"))
-OPS = 3000
-DEPTH_OPS = 20000
-CPU_READS = 100000
-COLD_PAGES = 16384
-MTUS = (9000, 1500)
+ROUNDS = int(os.environ.get("BB_BENCH_ROUNDS", quick("9", "1")))
+OPS = quick(3000, 200)
+DEPTH_OPS = quick(20000, 400)
+CPU_READS = quick(100000, 1000)
+COLD_PAGES = quick(16384, 256)
+MTUS = quick((9000, 1500), (9000, 9000))
 
 # name: how they are joined, programs at the hosts, microseconds that bbd polls
 RACKS = {
@@ -147,7 +147,7 @@ def a_round(hosts, placement, mtu, o, turn):
 def at_mtu(mtu, rounds, names):
     hosts, out, cpu, others = {}, {}, {}, {}
     try:
-        for name in RACKS:
+        for name in RACKS if rounds or "kernel-others" in names else ("user-asleep", "user-polling", "kernel"):
             hosts[name] = Hosts(name, mtu)
         for i in range(rounds):
             for placement in placements():
@@ -229,7 +229,7 @@ def others_row(got):
 def rows(names):
     t = time.monotonic()
     alone = all(n in ("kernel-cpu", "kernel-others") for n in names)
-    got = {m: at_mtu(m, 0 if alone else ROUNDS, names) for m in MTUS}
+    got = {m: at_mtu(m, 0 if alone else ROUNDS, names) for m in dict.fromkeys(MTUS)}
     make = {
         NAMES[0]: lambda: read_row(NAMES[0], "one", 2, got),
         NAMES[1]: lambda: read_row(NAMES[1], "two", 5, got),
@@ -303,7 +303,7 @@ def fault_at(mtu):
 
 def fault_rows(names):
     t = time.monotonic()
-    lat = {m: fault_at(m) for m in MTUS}
+    lat = {m: fault_at(m) for m in dict.fromkeys(MTUS)}
     out = []
     for name, placement, goal in ((FAULT_NAMES[0], "split", 1.15), (FAULT_NAMES[1], "free", None)):
         if name in names:

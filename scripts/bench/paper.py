@@ -7,7 +7,7 @@
   kernel     served by the other host's kernel (host programs attached)
   disk       a page of a large file that is in nobody's cache, mapped
 and CREATE, UPDATE (a page is written), READ, DELETE as single requests by UDP; by RDMA
-scripts/bench/rdma says. bbd has no part for a directory's query: it is in "other".
+scripts/bench/rdma says.
 
 Pictures (SVG) are made where gnuplot is, beside the figures: build/bench/.
 """
@@ -22,7 +22,7 @@ import tempfile
 import time
 
 import rack
-from common import BUILD, Failed, Mismatch, Skipped, built, call_json, environment, progress, row, start, stop
+from common import BUILD, Failed, Mismatch, Skipped, built, call_json, environment, progress, quick, row, same, start, stop
 from directory import PORT
 from kernel import wait_serves
 from remote import Program, placements
@@ -30,8 +30,8 @@ from remote import Program, placements
 WAYS = ["paper-without", "paper-directory", "paper-kernel", "paper-disk"]
 TABLE = ["paper-create", "paper-update", "paper-read", "paper-delete"]
 NAMES = WAYS + TABLE
-PAGES = 1500
-FILE = 4 << 30
+PAGES = quick(1500, 300)
+FILE = quick(4 << 30, 64 << 20)
 PARTS = ("enter", "directory", "get data", "exit", "other")
 
 
@@ -90,7 +90,7 @@ def cold_file():
                 t = time.perf_counter_ns()
                 _ = m[page * 4096]
                 took.append(time.perf_counter_ns() - t)
-                if m[page * 4096:page * 4096 + 4096] != page_of(page):
+                if not same(m[page * 4096:page * 4096 + 4096], page_of(page)):
                     raise Mismatch(f"page {page} of the file holds other bytes than were written")
             came = resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
     if came < PAGES * 0.9:

@@ -4,43 +4,37 @@
 The same programs with the same local memory: the kernel's by a cgroup's limit, ours
 by BB_LOCAL, on a host whose other memory is another host's (a rack of two, as
 bbrack makes it). bench/fault compares every page that it touches; redis, sort and
-numpy are held against what they give with all memory.
+numpy (peers_apps.py) are held against what they give with all memory.
 """
+import collections
 import contextlib
-import hashlib
 import json
 import os
 import select
-import shutil
-import socket
 import subprocess
 import tempfile
-import time
 
 import rack
 import swap
-from common import (
-    BUILD, TOP, Failed, Mismatch, Skipped, built, call, cpu_ns, environment, median, memfd, progress, row, start, stop,
-)
-from fits import digest_of, lines
+from common import BUILD, Failed, Mismatch, Skipped, built, cpu_ns, median, progress, quick, row, start, stop
 from kernel import wait_serves
 
 NAMES = [
     "peers-random-zram", "peers-random-disk", "peers-random-file", "peers-write50", "peers-two-threads", "peers-sequential",
     "peers-cpu", "peers-tail", "peers-hot-set",
 ]
-APPS = ["peers-redis-50", "peers-redis-25", "peers-numpy", "peers-sort"]
-ROUNDS = int(os.environ.get("BB_BENCH_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("BB_BENCH_ROUNDS", quick("3", "1")))
 MIB = 1 << 20
-SIZE, LOCAL = 512 * MIB, 128 * MIB
+SIZE, LOCAL = quick(512, 32) * MIB, quick(128, 8) * MIB
 SLACK = 8 * MIB	 # of a process beside its data, which BB_LOCAL does not count
-OPS = 60000
-HOT_SIZE, HOT_LOCAL = 544 * MIB, 64 * MIB  # the hot set is half of it, the scan 8 times as much
-HOT_OPS = 120000
-REDIS_MIB = int(os.environ.get("BB_BENCH_REDIS_MIB", "512"))
-NUMPY_MIB = 512
-SORT_LINES = 4000000
+OPS = quick(60000, 3000)
+HOT_SIZE, HOT_LOCAL = quick(544, 68) * MIB, quick(64, 8) * MIB  # the hot set is half of it, the scan 8 times as much
+HOT_OPS = quick(120000, 6000)
 KINDS = ("ours", "zram", "disk", "file")
+
+# command(cmd): cmd as it has to be run there; pids: whose CPU time is a fault's as well;
+# paged(): pages brought in so far; nudged(): how often the killer was put off (swap.py)
+Memory = collections.namedtuple("Memory", "command pids paged nudged")
 
 
 class Fault:
@@ -85,34 +79,41 @@ def ours(local, size):
             pre = ["env", f"LD_PRELOAD={built('libbb.so')}", f"BB_LOCAL={local}", "BB_LOG=warn"]
             return r.command("h1", [*pre, *cmd])
 
-        yield command, bbds
+        def paged():
+            return sum(p["rx_packets"] for p in r.ask("h1", "net.show")["pagers"])
+
+        yield Memory(command, bbds, paged, lambda: 0)
     finally:
         r.down()
 
 
 @contextlib.contextmanager
-def theirs(kind, local, size):
+def theirs(kind, local, size, beside):
     """Swap, or none (a file that is mapped)."""
+    def swapped_in():
+        return int(next(line.split()[1] for line in swap.read("/proc/vmstat").splitlines() if line.startswith("pswpin ")))
+
     with swap.Machine() as m:
         if kind == "zram":
             m.zram(2 * size)
         elif kind == "disk":
             m.file(2 * size)
-        pre = m.cgroup(local + SLACK)
-        yield lambda cmd: [*pre, *cmd], ()
+        pre = m.cgroup(local + beside)
+        before = swapped_in()
+        yield Memory(lambda cmd: [*pre, *cmd], (), lambda: swapped_in() - before, lambda: m.nudger.times if m.nudger else 0)
 
 
-def memory(kind, local, size):
-    return ours(local, size) if kind == "ours" else theirs(kind, local, size)
+def memory(kind, local, size, beside=SLACK):
+    return ours(local, size) if kind == "ours" else theirs(kind, local, size, beside)
 
 
 def touch(kind):
     """One round. Return: figures of each pattern."""
     out = {}
     # A file without a name: nothing stays of it, however this ends.
-    with tempfile.TemporaryFile(dir=os.path.join(BUILD, "bench")) as data, memory(kind, LOCAL, SIZE) as (command, pids):
+    with tempfile.TemporaryFile(dir=os.path.join(BUILD, "bench")) as data, memory(kind, LOCAL, SIZE) as mem:
         mapped = ["--file", f"/dev/fd/{data.fileno()}"] if kind == "file" else []
-        f = Fault(command([built("bench/fault"), str(SIZE), *mapped]), pids, pass_fds=(data.fileno(),))
+        f = Fault(mem.command([built("bench/fault"), str(SIZE), *mapped]), mem.pids, pass_fds=(data.fileno(),))
         try:
             f.tell(f"rand {OPS // 4} 0")
             for name, what in (("read", f"rand {OPS} 0"), ("write50", f"rand {OPS} 50"), ("two", f"rand {OPS} 0 2"),
@@ -134,8 +135,8 @@ def touch(kind):
 
 def hot_set(kind):
     """Return: which share of the hot set's touches a scan has left here."""
-    with memory(kind, HOT_LOCAL, HOT_SIZE) as (command, pids):
-        f = Fault(command([built("bench/fault"), str(HOT_SIZE)]), pids)
+    with memory(kind, HOT_LOCAL, HOT_SIZE) as mem:
+        f = Fault(mem.command([built("bench/fault"), str(HOT_SIZE)]), mem.pids)
         try:
             f.tell(f"hot {HOT_LOCAL // 2 // 4096} {HOT_OPS}")
             got = f.tell(f"hot {HOT_LOCAL // 2 // 4096} {HOT_OPS}")
@@ -220,158 +221,4 @@ def rows(names):
             out.append(make[n]())
         except Skipped as e:
             out.append(row(n, None, "", skipped=f"skipped: {e}"))
-    return out
-
-
-# --- programs ---------------------------------------------------------------------
-
-
-def numpy_job(command):
-    t = time.monotonic()
-    out = call(command(["/usr/bin/python3", os.path.join(TOP, "tests/apps/np_job.py"), str(NUMPY_MIB)]), "np_job", 300)
-    return time.monotonic() - t, out
-
-
-def sort_job(src, command):
-    dst = memfd("bench-peers-sort")
-    try:
-        os.lseek(src, 0, os.SEEK_SET)
-        t = time.monotonic()
-        p = start(command(["sort", "--parallel=1", "-S", "2G"]), stdin=src, stdout=dst, stderr=subprocess.PIPE)
-        _, err = p.communicate(timeout=300)
-        if p.returncode:
-            raise Failed(f"sort: exit {p.returncode}: {err.decode(errors='replace').strip()[-200:]}")
-        return time.monotonic() - t, digest_of(dst)
-    finally:
-        os.close(dst)
-
-
-class RedisServer:
-    """Of KEYS values of 1 KiB, which are a function of their key."""
-
-    FILL = ('for i = ARGV[1], ARGV[2] do local k = string.format("key:%012d", i) '
-            'redis.call("SET", k, string.rep(redis.sha1hex(k), 26):sub(1, 1024)) end return 1')
-
-    def __init__(self, command, keys):
-        self.keys = keys
-        self.path = f"/run/bb-peers-{os.getpid()}.sock"
-        self.proc = start(command(["redis-server", "--port", "0", "--unixsocket", self.path, "--save", "", "--appendonly", "no",
-                                   "--activerehashing", "no"]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 20
-        while self.ask("PING") != b"PONG":
-            if time.monotonic() > end or self.proc.poll() is not None:
-                self.close()
-                raise Failed("redis-server does not start")
-            time.sleep(0.05)
-        try:
-            for at in range(0, keys, 10000):
-                if self.ask("EVAL", self.FILL, "0", str(at), str(min(at + 10000, keys) - 1)) != b"1":
-                    raise Failed("redis-server was not filled: killed for want of memory?")
-        except BaseException:
-            self.close()
-            raise
-
-    def ask(self, *words):
-        p = subprocess.run(["redis-cli", "-s", self.path, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                           timeout=120)
-        return p.stdout.strip()
-
-    def gets(self, n):
-        out = call(["redis-benchmark", "-s", self.path, "-n", str(n), "-r", str(self.keys), "-c", "8", "-q", "--csv",
-                    "GET", "key:__rand_int__"], "redis-benchmark", 300)
-        last = out.decode().strip().splitlines()[-1]
-        return float(last.split('","')[1].strip('"'))
-
-    def check(self):
-        """Compares every value."""
-        with socket.socket(socket.AF_UNIX) as k:
-            k.settimeout(120)
-            k.connect(self.path)
-            with k.makefile("rb", 1 << 20) as f:
-                for at in range(0, self.keys, 256):
-                    names = [f"key:{i:012d}".encode() for i in range(at, min(at + 256, self.keys))]
-                    k.sendall(b"".join(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(n), n) for n in names))
-                    for n in names:
-                        want = (hashlib.sha1(n).hexdigest() * 26)[:1024].encode()
-                        if f.readline() != b"$1024\r\n" or f.read(1026) != want + b"\r\n":
-                            raise Mismatch(f"redis: {n.decode()} has other bytes than were written")
-
-    def close(self):
-        stop(self.proc)
-        if os.path.exists(self.path):
-            os.unlink(self.path)
-
-
-def redis_job(command):
-    keys = REDIS_MIB * MIB // 1180	# what redis takes of memory for one of them
-    r = RedisServer(command, keys)
-    try:
-        r.gets(20000)
-        rate = r.gets(60000)
-        r.check()
-        return rate
-    finally:
-        r.close()
-
-
-def with_memory(kind, local, size, fn):
-    with memory(kind, local, size) as (command, _):
-        return fn(command)
-
-
-def times(name, goal, local, size, want, job, kinds=("ours", "zram", "disk")):
-    """Wall time over that with swap on zram."""
-    def once(kind):
-        progress(f"{name}: {kind}")
-        took, out = with_memory(kind, local, size, job)
-        if out != want:
-            raise Mismatch(f"{name}: {kind}: another result")
-        return took
-
-    got, why = rounds(list(kinds), once)
-    said = ", ".join(f"{k} {median(got[k]):.1f} s" if k in got else f"{k}: {why[k]}" for k in kinds)
-    if "zram" not in got:
-        return row(name, None, "ratio", goal, note=said)
-    return row(name, median(got["ours"]) / median(got["zram"]), "ratio", goal, note=said, seconds=got)
-
-
-def redis_row(name, share):
-    if not shutil.which("redis-server"):
-        raise Skipped("redis is not installed")
-    kinds = ["ours", "zram", "disk"]
-    local = REDIS_MIB * MIB * share // 100
-
-    def once(kind):
-        progress(f"{name}: {kind}")
-        return with_memory(kind, local, REDIS_MIB * MIB, redis_job)
-
-    got, why = rounds(kinds, once)
-    said = ", ".join(f"{k} {median(got[k]):.0f} GET/s" if k in got else f"{k}: {why[k]}" for k in kinds)
-    ratio = median(got["ours"]) / median(got["zram"]) if "zram" in got else None
-    disk = f"; / disk {median(got['ours']) / median(got['disk']):.2f}, goal 3" if "disk" in got else ""
-    return row(name, ratio, "ratio", 0.8, more=True, note=f"{REDIS_MIB} MiB: {said}{disk}", rates=got)
-
-
-def app_rows(names):
-    out = []
-    for n in names:
-        if n.startswith("peers-redis-"):
-            out.append(redis_row(n, int(n.rsplit("-", 1)[1])))
-        elif n == "peers-numpy":
-            try:
-                _, want = numpy_job(list)
-            except Failed as e:
-                out.append(row(n, None, "", skipped=f"skipped: {e}"))
-                continue
-            # The interpreter's own memory is counted by a cgroup, and is none of BB_LOCAL.
-            out.append(times(n, 1.0, NUMPY_MIB * MIB // 4 + 24 * MIB, NUMPY_MIB * MIB, want, numpy_job))
-        else:
-            data, want = lines(SORT_LINES)
-            src = memfd("bench-peers-lines", data)
-            size = 3 * len(data)  # lines and sort's table of them
-            del data
-            try:
-                out.append(times(n, 1.0, size // 4, size, want, lambda c, s=src: sort_job(s, c)))
-            finally:
-                os.close(src)
     return out

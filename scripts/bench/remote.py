@@ -24,7 +24,7 @@ import subprocess
 import time
 
 import rack
-from common import Failed, Mismatch, built, call_json, cpu_ns, median, pin_all, progress, row, start, stop
+from common import Failed, Mismatch, built, call_json, cpu_ns, median, pin_all, progress, quick, row, start, stop
 
 NAMES = [
     "remote-fault-pinned", "remote-fault-unpinned", "rate-random-read", "rate-random-write50", "rate-sequential",
@@ -32,10 +32,10 @@ NAMES = [
 ]
 SIZE, LOCAL = "256M", "64M"
 GOAL = 1.25
-ROUNDS = 9
-OPS = 4000
-FLOOR_OPS = 3000
-MTUS = (9000, 1500)
+ROUNDS = quick(9, 1)
+OPS = quick(4000, 600)
+FLOOR_OPS = quick(3000, 200)
+MTUS = quick((9000, 1500), (9000, 9000))
 close = rack.close
 
 
@@ -196,8 +196,8 @@ def rates(r, prog):
         ("rate-random-read", "rand 12000 0"), ("rate-random-write50", "rand 12000 50"), ("rate-sequential", "seq 40000"),
     ):
         o = out[name] = {"faults_per_s": [], "touches_per_s": [], "mb_per_s": [], "cpu_us_per_fault": []}
-        for i in range(3):
-            progress(f"{name}: MTU {r.mtu}, {i + 1} of 3")
+        for i in range(quick(3, 1)):
+            progress(f"{name}: MTU {r.mtu}, {i + 1} of {quick(3, 1)}")
             before = prog.counters()
             cpu = [cpu_ns(p) for p in (prog.pid, *bbds)]
             got = prog.tell(what)
@@ -222,7 +222,7 @@ def at_mtu(mtu, names):
         prog = Program(r)
         prog.tell("rand 8000 0")
         want_latency = any(n.startswith("remote-fault") for n in names)
-        lat = latency(r, prog, floors, ROUNDS if want_latency else 3)
+        lat = latency(r, prog, floors, ROUNDS if want_latency else quick(3, 1))
         rate = rates(r, prog) if any(not n.startswith("remote-fault") for n in names) else {}
         prog.tell("check", 120)
         return lat, rate
@@ -251,7 +251,7 @@ def fault_row(name, placement, goal, lat):
 def rows(names):
     t = time.monotonic()
     lat, rate = {}, {}
-    for m in MTUS:
+    for m in dict.fromkeys(MTUS):
         lat[m], rate[m] = at_mtu(m, names)
         if m != MTUS[0]:
             rack.drop(m)

@@ -24,8 +24,8 @@ static double *array(size_t n, double value)
 static void check(const char *name, const double *p, size_t n, double want)
 {
 	for (size_t i = 0; i < n; i++)
-		if (p[i] != want)
-			fail("%s[%zu] is %.17g, not %.17g", name, i, p[i], want);
+		if (p[i] != want || spoiled())
+			fail("%s[%zu] holds other bytes than were written: %.17g, not %.17g", name, i, p[i], want);
 }
 
 int main(int argc, char **argv)

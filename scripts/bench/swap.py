@@ -2,14 +2,16 @@
 """What the kernel has for memory that is too small: swap on zram or on a file, in a cgroup.
 
 All of it is of the whole machine, so everything done is noted before it is done
-(JOURNAL) and undone in reverse order: at the end, and where this was killed, by the
-next run.
+(JOURNAL) and undone in reverse order: at the end, and where this was killed, by its
+guard (guard.py), or by the next run.
 """
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 from common import BUILD, Failed, Skipped
@@ -50,7 +52,14 @@ def _patiently(gone, fn):
 
 
 def _cgroup_gone(path):
-    _patiently(lambda: not os.path.isdir(path), lambda: os.rmdir(path))
+    """With what a signal left running there: only programs of ours are."""
+    def end():
+        for pid in read(f"{path}/cgroup.procs").split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        os.rmdir(path)
+
+    _patiently(lambda: not os.path.isdir(path), end)
 
 
 def _swapped_off(path):
@@ -70,6 +79,77 @@ def _file_gone(path):
 UNDO = {"cgroup": _cgroup_gone, "swap": _swapped_off, "zram": _zram_gone, "file": _file_gone}
 
 
+def _began(pid):
+    """When a process began, which tells it from a later one of that number; None where it has ended."""
+    try:
+        f = read(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return None if f[0] in "ZX" else f[19]
+
+
+def _undo(steps):
+    """Return: the steps that cannot be undone, and why."""
+    left, why = [], []
+    for kind, what in reversed(steps):
+        try:
+            UNDO[kind](what)
+        except (Failed, OSError) as e:
+            left.insert(0, [kind, what])
+            why.append(str(e))
+    return left, why
+
+
+def restore(owner=None):
+    """Undoes what a run has left that has ended, or is owner."""
+    try:
+        with open(JOURNAL, encoding="utf-8") as f:
+            left = json.load(f)
+    except FileNotFoundError:
+        return
+    if owner is not None:
+        if left["pid"] != owner:
+            return
+    elif left["pid"] != os.getpid() and _began(left["pid"]) == left.get("began"):
+        raise Skipped(f"another run (process {left['pid']}) has changed the machine's swap")
+    steps, why = _undo(left["steps"])
+    if steps:
+        raise Failed(f"not put back: {'; '.join(why)}")
+    _file_gone(JOURNAL)
+
+
+class Nudger(threading.Thread):
+    """Keeps the kernel from killing a program whose memory could be swapped out.
+
+    In small groups reclaim gives up while the program touches all that is there, and
+    the killer comes, with swap all but empty. So the group waits instead of killing
+    (v1), and is given four megabytes that are taken back at once, which reclaims.
+    In v2 memory.high does it.
+    """
+
+    MORE = 4 << 20
+
+    def __init__(self, path, limit):
+        super().__init__(daemon=True)
+        self.path, self.limit = path, limit
+        self.over = threading.Event()
+        self.times = 0
+
+    def run(self):
+        raised = False
+        while not self.over.wait(0.002):
+            try:
+                if raised:
+                    write(f"{self.path}/memory.limit_in_bytes", str(self.limit))
+                    raised = False
+                elif "under_oom 1" in read(f"{self.path}/memory.oom_control"):
+                    self.times += 1
+                    write(f"{self.path}/memory.limit_in_bytes", str(self.limit + self.MORE))
+                    raised = True
+            except OSError:
+                pass  # busy: once more
+
+
 class Machine:
     """What this run has changed of the machine; a context manager."""
 
@@ -77,13 +157,8 @@ class Machine:
         if os.geteuid():
             raise Skipped("swap and cgroups need root")
         self.steps = []
-        if os.path.exists(JOURNAL):
-            with open(JOURNAL, encoding="utf-8") as f:
-                left = json.load(f)
-            if os.path.exists(f"/proc/{left['pid']}") and left["pid"] != os.getpid():
-                raise Skipped(f"another run (process {left['pid']}) has changed the machine's swap")
-            self.steps = left["steps"]
-            self.undo()
+        self.nudger = None
+        restore()
 
     def __enter__(self):
         return self
@@ -94,22 +169,19 @@ class Machine:
     def note(self, kind, what):
         self.steps.append([kind, what])
         with open(JOURNAL + ".new", "w", encoding="utf-8") as f:
-            json.dump({"pid": os.getpid(), "steps": self.steps}, f)
+            json.dump({"pid": os.getpid(), "began": _began(os.getpid()), "steps": self.steps}, f)
         os.replace(JOURNAL + ".new", JOURNAL)
 
     def undo(self):
         """Everything that can be; what cannot stays noted. A signal waits: it would end swapoff too."""
+        if self.nudger:
+            self.nudger.over.set()
+            self.nudger.join()
+            self.nudger = None
         was = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
         try:
-            left, why = [], []
-            for kind, what in reversed(self.steps):
-                try:
-                    UNDO[kind](what)
-                except (Failed, OSError) as e:
-                    left.insert(0, [kind, what])
-                    why.append(str(e))
-            self.steps = left
-            if left:
+            self.steps, why = _undo(self.steps)
+            if self.steps:
                 raise Failed(f"not put back: {'; '.join(why)}")
             _file_gone(JOURNAL)
         finally:
@@ -158,7 +230,14 @@ class Machine:
             if top != v1 and "memory" not in read(f"{top}/cgroup.subtree_control").split():
                 raise Skipped("the memory controller is not on for cgroups below the root")
             os.mkdir(path)
-            write(f"{path}/memory.limit_in_bytes" if top == v1 else f"{path}/memory.max", str(limit))
+            if top == v1:
+                write(f"{path}/memory.limit_in_bytes", str(limit))
+                write(f"{path}/memory.oom_control", "1")
+                self.nudger = Nudger(path, limit)
+                self.nudger.start()
+            else:
+                write(f"{path}/memory.high", str(limit))
+                write(f"{path}/memory.max", str(limit + limit // 4))
         except OSError as e:
             raise Skipped(f"no memory cgroup: {e}") from None
         return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', path]
