@@ -9,7 +9,7 @@
 and CREATE, UPDATE (a page is written), READ, DELETE as single requests by UDP; by RDMA
 scripts/bench/rdma says.
 
-Pictures (SVG) are made where gnuplot is, beside the figures: build/bench/.
+figures.py makes pictures of them.
 """
 import mmap
 import os
@@ -17,12 +17,11 @@ import random
 import resource
 import shutil
 import struct
-import subprocess
 import tempfile
 import time
 
 import rack
-from common import BUILD, Failed, Mismatch, Skipped, built, call_json, environment, progress, quick, row, same, start, stop
+from common import BUILD, Failed, Mismatch, Skipped, built, call_json, progress, quick, row, same, start, stop
 from directory import PORT
 from kernel import wait_serves
 from remote import Program, placements
@@ -125,44 +124,6 @@ def way_row(name):
                parts={p: {k: parts[p][k] / 1000 for k in ("p50_ns", "p95_ns")} for p in PARTS} if parts else None)
 
 
-def picture(rows):
-    """Figures 4 and 5, of what was measured."""
-    if not shutil.which("gnuplot"):
-        return None
-    base = os.path.join(BUILD, "bench", "paper")
-    ways = [r for r in rows if r["name"] in WAYS and r["value"]]
-    with open(base + ".dat", "w", encoding="ascii") as f:
-        for r in ways:
-            parts = r["detail"]["parts"]
-            f.write(" ".join([r["name"].split("-")[1], f"{r['value']:.2f}", f"{r['detail']['p95_us']:.2f}",
-                              *(f"{parts[p]['p50_ns']:.2f}" if parts else "0" for p in PARTS)]) + "\n")
-    titles = "".join(f"'{base}.dat' using {4 + i}:xtic(1) title '{p}', " for i, p in enumerate(PARTS))
-    script = f"""
-set terminal svg size 640,400
-set style fill solid border -1
-set yrange [0:]
-set ylabel 'microseconds'
-set output '{base}-figure4.svg'
-set title 'A page of another host, or of a disk: median and 95th percentile'
-set logscale y
-set yrange [1:]
-set style data histogram
-plot '{base}.dat' using 2:xtic(1) title 'median', '' using 3 title '95th percentile'
-unset logscale y
-set yrange [0:]
-set output '{base}-figure5.svg'
-set title 'Where a fault spends its time: medians of the five parts'
-set style histogram rowstacked
-set boxwidth 0.6
-plot {titles.rstrip(', ')}
-"""
-    p = subprocess.run(["gnuplot"], input=script.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
-                       env=environment(), timeout=60)
-    if p.returncode:
-        raise Failed(f"gnuplot: {p.stderr.decode(errors='replace').strip()[-200:]}")
-    return [f"{base}-figure{n}.svg" for n in (4, 5)]
-
-
 def rows(names):
     out, table = [], None
     for n in names:
@@ -177,7 +138,4 @@ def rows(names):
                            note=f"by UDP; 95th percentile {us(got['p95'])} us; by RDMA: scripts/bench/rdma"))
         except Skipped as e:
             out.append(row(n, None, "", skipped=f"skipped: {e}"))
-    if set(WAYS) <= set(names):
-        made = picture(out)
-        out[0]["detail"]["pictures"] = made or "gnuplot is not installed"
     return out

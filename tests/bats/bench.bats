@@ -89,6 +89,21 @@ paper-update paper-read paper-delete"
 		."paper-directory".directory.p50_ns > 3 * ."paper-without".directory.p50_ns and
 		."paper-directory".other.p50_ns < ."paper-directory".directory.p50_ns' "$BUILD/bench-quick.json"
 	expect_status 0
+
+	# Of a quick run no pictures are made; of another one that holds the same rows, three.
+	run "$TOP/scripts/bench/figures.py" "$BATS_TEST_TMPDIR" "$BUILD/bench-quick.json"
+	expect_status 2
+	expect_output "figures mean nothing"
+	type -P gnuplot >/dev/null || return 0
+	jq '.quick = false' "$BUILD/bench-quick.json" >"$BATS_TEST_TMPDIR/bench.json"
+	run "$TOP/scripts/bench/figures.py" "$BATS_TEST_TMPDIR" "$BATS_TEST_TMPDIR/bench.json"
+	expect_status 0
+	for name in figure4 figure5 table1; do
+		expect_output "$name.svg"
+		run grep -c '<rect\|<path' "$BATS_TEST_TMPDIR/$name.svg"
+		expect_status 0
+		run "$TOP/scripts/bench/figures.py" "$BATS_TEST_TMPDIR"
+	done
 }
 
 @test "peers: rows come with values, and nothing stays" {
