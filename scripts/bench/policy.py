@@ -19,7 +19,8 @@ import time
 
 from common import BUILD, TOP, Failed, Mismatch, Skipped, built, call, call_json, environment, finish, memfd, progress, row, start, stop
 from fits import digest_of, lines
-from peers import MIB, RedisServer
+from peers import MIB
+from peers_apps import Server
 from policy_jobs import zipf
 
 TOUCHES = 12 << 20  # at most; a record is 8 bytes, and what is not written takes no memory
@@ -67,7 +68,7 @@ def redis(command, pick):
     """Fills redis, GETs values, eight at a time. The first of each batch is compared, and all at the end."""
     if not shutil.which("redis-server"):
         raise Skipped("redis is not installed")
-    r = RedisServer(command, REDIS_KEYS)
+    r = Server(command, REDIS_KEYS)
     try:
         keys = [f"key:{i:012d}".encode() for i in pick]
         with socket.socket(socket.AF_UNIX) as k:
