@@ -27,7 +27,7 @@ A_KEY = 1424  # bytes that redis takes for a key with 1 KiB
 GETS = quick(60000, 3000)
 NUMPY_MIB = quick(512, 64)
 NUMPY_BESIDE = 24 * MIB	 # the interpreter and its libraries
-SORT_LINES = int(os.environ.get("BB_BENCH_SORT_LINES", quick("4000000", "300000")))
+SORT_LINES = int(os.environ.get("BB_BENCH_SORT_LINES", quick("1000000", "300000")))
 
 
 def in_memory(kind, local, size, job, beside=SLACK):
