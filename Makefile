@@ -23,7 +23,7 @@ CPPFLAGS += -Iinclude -Ilib -D_GNU_SOURCE -DBB_VERSION='"$(VERSION)"'
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	-Wpointer-arith -Wwrite-strings -Wno-unused-parameter
 CFLAGS += -std=gnu11 $(OPT) $(WARN) -fno-strict-aliasing -fstack-protector-strong $(SAN)
-DAEMON_LIBS := -lxxhash -lsodium -ljansson -lseccomp -lrdmacm -libverbs -lpthread
+DAEMON_LIBS := -lxxhash -lsodium -llz4 -ljansson -lseccomp -lrdmacm -libverbs -lpthread
 LIB_LIBS := -lxxhash -lsodium
 
 lib_src := $(wildcard lib/*.c)

@@ -22,7 +22,7 @@
 #define CONFIG_FILE "/etc/bluebridge/bbd.conf"
 
 enum { O_NODE, O_TENANT, O_DEV, O_PEER, O_NO_DISCOVER, O_NO_ROUTES, O_PORT, O_LEND, O_STORE, O_QUOTA, O_LOCAL, O_SOCKET,
-       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_REPLICAS, O_KEEP, O_KERNEL, O_XDP, O_TRANSPORT, O_LATENCY, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
+       O_KEY, O_CONFIG, O_PAGERS, O_CPU, O_SPIN, O_DEADLINE, O_REPLICAS, O_KEEP, O_KERNEL, O_XDP, O_TRANSPORT, O_COMPRESS, O_LATENCY, O_NO_PREFETCH, O_NO_FILTER, O_EMBEDDED,
        O_LOG, O_VERSION, O_HELP, O_MAX };
 
 const struct bb_option_desc bb_config_table[] = {
@@ -49,6 +49,7 @@ const struct bb_option_desc bb_config_table[] = {
 	[O_KERNEL] = { "kernel", "auto|off", "auto", "whether programs that bbload attached serve lent memory" },
 	[O_XDP] = { "xdp", "auto|off", "auto", "whether answers come by AF_XDP where bbload attached programs" },
 	[O_TRANSPORT] = { "transport", "auto|udp|rdma", "auto", "how pages travel; rdma: bbd does not start without an RDMA device" },
+	[O_COMPRESS] = { "compress", "auto|on|off", "auto", "whether pages travel compressed (lz4); auto: where a link is slow" },
 	[O_LATENCY] = { "latency", "auto|off", "auto", "whether idle CPUs are kept awake while faults come one after the other" },
 	[O_NO_PREFETCH] = { "no-prefetch", NULL, NULL, "fetch no page ahead" },
 	[O_NO_FILTER] = { "no-filter", NULL, NULL, "do not filter the system calls of bbd's own threads" },
@@ -232,6 +233,13 @@ static int set(struct bb_config *c, int o, const char *v, const char *where)
 			return bad(where, name, v, "auto or off");
 		c->latency = *v == 'a';
 		return 0;
+	case O_COMPRESS:
+		for (n = 0; n < 3; n++)
+			if (!strcmp(v, bb_compress_name[n])) {
+				c->compress = (enum bb_compress)n;
+				return 0;
+			}
+		return bad(where, name, v, "auto, on or off");
 	case O_TRANSPORT:
 		if (strcmp(v, "auto") && strcmp(v, "udp") && strcmp(v, "rdma"))
 			return bad(where, name, v, "auto, udp or rdma");
@@ -354,6 +362,7 @@ int bb_config_parse(struct bb_config *c, int argc, char **argv)
 	c->deadline_ms = 5000;
 	c->keep_ms = 60000;
 	c->replicas = 1;
+	c->compress = BB_COMPRESS_AUTO;
 	c->log = BB_LOG_INFO;
 	c->local = bb_memory_total("") / 100 * 80;
 	for (i = 0; i < O_MAX; i++)

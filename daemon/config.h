@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "log.h"
+#include "net/compress.h"
 
 #define BB_PEERS_MAX 64
 #define BB_CPUS_MAX 16
@@ -32,6 +33,7 @@ struct bb_config {
 	unsigned int replicas;	/* copies of each page */
 	uint32_t keep_ms;	/* memory outlives us for so long */
 	bool keep_set;
+	enum bb_compress compress;
 	enum bb_log_level log;
 };
 

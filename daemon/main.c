@@ -402,6 +402,7 @@ int main(int argc, char **argv)
 	pc.node = cfg.node;
 	pc.tenant = cfg.tenant;
 	pc.port = cfg.port;
+	pc.compress = cfg.embedded ? BB_COMPRESS_OFF : cfg.compress;
 	pc.dev = cfg.embedded ? NULL : cfg.dev;
 	pc.discover = !cfg.embedded && cfg.discover && cfg.dev;
 	pc.routes = !cfg.embedded && cfg.routes;

@@ -100,25 +100,38 @@ static bool read_ok(const struct bb_gptr *dst, const struct bb_msg *m)
 {
 	const uint32_t max = dst->cmd == BB_CMD_READ ? BB_PAGE_SIZE : BB_RUN_PAGES_MAX * BB_PAGE_SIZE;
 
-	return !m->paylen && m->nseg == 1 && !(m->flags & ~BB_F_SMALL) && m->length && m->length <= max &&
+	return !m->paylen && m->nseg == 1 && !(m->flags & ~(BB_F_SMALL | BB_F_LZ4)) && m->length && m->length <= max &&
 	       !(m->length & BB_PAGE_MASK) && !(dst->ptr & BB_PAGE_MASK);
+}
+
+/* Can a segment with data be so long? */
+static bool length_ok(const struct bb_msg *m)
+{
+	const uint32_t plain = bb_wire_plain(m);
+
+	if (m->flags & BB_F_LZ4)
+		return m->length && m->length <= BB_LZ4_MAX(plain);
+	return plain == BB_SEG_SMALL || plain == BB_SEG_LARGE;
 }
 
 /* The segment's place in its page is in the address. */
 static bool data_ok(const struct bb_gptr *dst, const struct bb_msg *m)
 {
-	const unsigned int spp = bb_wire_spp(m->length);
+	const uint32_t plain = bb_wire_plain(m);
+	const unsigned int spp = bb_wire_spp(plain);
 
-	if (m->length != m->paylen || (m->length != BB_SEG_SMALL && m->length != BB_SEG_LARGE) || m->nseg % spp)
+	if (m->length != m->paylen || !length_ok(m) || m->nseg % spp)
 		return false;
-	return (dst->ptr & BB_PAGE_MASK) == (uint64_t)(m->seg % spp) * m->length;
+	return (dst->ptr & BB_PAGE_MASK) == (uint64_t)(m->seg % spp) * plain;
 }
 
 static bool write_ok(const struct bb_gptr *dst, const struct bb_msg *m)
 {
 	if (m->flags == BB_F_PROBE)
 		return !m->length && !m->paylen && !m->seg && m->nseg <= BB_WRITE_SEGS_MAX;
-	return !m->flags && data_ok(dst, m) && m->nseg / bb_wire_spp(m->length) <= BB_BATCH_PAGES_MAX;
+	if (m->flags & ~(BB_F_LZ4 | BB_F_SMALL) || m->flags == BB_F_SMALL)
+		return false;
+	return data_ok(dst, m) && m->nseg / bb_wire_spp(bb_wire_plain(m)) <= BB_BATCH_PAGES_MAX;
 }
 
 static bool create_ok(const struct bb_gptr *dst, const struct bb_msg *m)
@@ -202,8 +215,8 @@ enum bb_status bb_wire_reply(uint8_t cmd, const struct bb_msg *m)
 	switch (cmd) {
 	case BB_CMD_READ:
 	case BB_CMD_READ_RUN:
-		spp = bb_wire_spp(m->length);
-		ok = (m->length == BB_SEG_SMALL || m->length == BB_SEG_LARGE) && !(m->nseg % spp) &&
+		spp = bb_wire_spp(bb_wire_plain(m));
+		ok = length_ok(m) && !(m->nseg % spp) &&
 		     m->nseg / spp <= (cmd == BB_CMD_READ ? 1 : BB_RUN_PAGES_MAX);
 		break;
 	case BB_CMD_WRITE:
@@ -383,9 +396,10 @@ uint16_t bb_wire_failed_page(const struct bb_msg *m)
 
 /* --- tags --------------------------------------------------------------- */
 
-uint64_t bb_wire_digest(const struct bb_key *k, uint8_t cmd, uint8_t status, const void *payload, size_t len)
+uint64_t bb_wire_digest(const struct bb_key *k, uint8_t cmd, const struct bb_hdr *h, const void *payload, size_t len)
 {
-	if (status == BB_ST_OK && (cmd == (BB_CMD_READ | BB_CMD_REPLY) || cmd == (BB_CMD_READ_RUN | BB_CMD_REPLY)))
+	if (h->status == BB_ST_OK && !(h->flags & BB_F_LZ4) &&
+	    (cmd == (BB_CMD_READ | BB_CMD_REPLY) || cmd == (BB_CMD_READ_RUN | BB_CMD_REPLY)))
 		return 0;
 	return bb_digest(k, payload, len);
 }
@@ -393,7 +407,7 @@ uint64_t bb_wire_digest(const struct bb_key *k, uint8_t cmd, uint8_t status, con
 void bb_wire_seal(const struct bb_key *k, const struct in6_addr *src, const struct in6_addr *dst, uint8_t cmd,
 		  struct bb_hdr *h, const void *payload, size_t len)
 {
-	h->tag = htobe64(bb_tag(k, src, dst, h, bb_wire_digest(k, cmd, h->status, payload, len)));
+	h->tag = htobe64(bb_tag(k, src, dst, h, bb_wire_digest(k, cmd, h, payload, len)));
 }
 
 bool bb_wire_verify(const struct bb_key *k, const struct in6_addr *src, const struct in6_addr *dst, uint8_t cmd,
@@ -404,7 +418,7 @@ bool bb_wire_verify(const struct bb_key *k, const struct in6_addr *src, const st
 
 	memcpy(&h, data, sizeof(h));
 	tag = bb_tag(k, src, dst, &h,
-		     bb_wire_digest(k, cmd, h.status, (const uint8_t *)data + sizeof(h), len - sizeof(h)));
+		     bb_wire_digest(k, cmd, &h, (const uint8_t *)data + sizeof(h), len - sizeof(h)));
 	/* One comparison of two registers: nothing to time. */
 	return (tag ^ be64toh(h.tag)) == 0;
 }

@@ -58,7 +58,15 @@ enum bb_status bb_wire_reply(uint8_t cmd, const struct bb_msg *m);
 
 void bb_wire_encode(struct bb_hdr *h, const struct bb_msg *m); /* tag 0 */
 
-/* Segment size of a WRITE or ALLOC_WRITE with data. Return: segments a page, 1 or BB_SEGS_SMALL. */
+/* Of a segment with data: how many bytes of memory it stands for. */
+static inline uint32_t bb_wire_plain(const struct bb_msg *m)
+{
+	if (!(m->flags & BB_F_LZ4))
+		return m->length;
+	return m->flags & BB_F_SMALL ? BB_SEG_SMALL : BB_SEG_LARGE;
+}
+
+/* length: bb_wire_plain() of a segment with data. Return: segments a page, 1 or BB_SEGS_SMALL. */
 static inline unsigned int bb_wire_spp(uint32_t length)
 {
 	return length == BB_SEG_SMALL ? BB_SEGS_SMALL : 1;
@@ -116,10 +124,10 @@ size_t bb_wire_failed(uint16_t page, uint8_t out[2]);
 uint16_t bb_wire_failed_page(const struct bb_msg *m);
 
 /*
- * The digest that the tag covers: of the payload, but 0 for pages read. cmd: of
- * the packet's own addresses, reply bit included.
+ * The digest that the tag covers: of the payload, but 0 for pages read, unless
+ * they are compressed. cmd: of the packet's own addresses, reply bit included.
  */
-uint64_t bb_wire_digest(const struct bb_key *k, uint8_t cmd, uint8_t status, const void *payload, size_t len);
+uint64_t bb_wire_digest(const struct bb_key *k, uint8_t cmd, const struct bb_hdr *h, const void *payload, size_t len);
 /* cmd is that of dst where it is a pointer; HELLO outside of it. */
 void bb_wire_seal(const struct bb_key *k, const struct in6_addr *src, const struct in6_addr *dst, uint8_t cmd,
 		  struct bb_hdr *h, const void *payload, size_t len);

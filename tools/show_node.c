@@ -16,7 +16,7 @@ static const char *state(const json_t *n)
 
 void print_nodes(const json_t *nodes)
 {
-	struct table *t = table_new("NODE|NAME|STATE|>LENT|>FREE|>RTT µs|>MTU|VIA|DEV|BY");
+	struct table *t = table_new("NODE|NAME|STATE|>LENT|>FREE|>RTT µs|>MTU|VIA|DEV|BY|LZ4");
 	json_t *n;
 	size_t i;
 
@@ -39,6 +39,7 @@ void print_nodes(const json_t *nodes)
 		table_cell(t, "%s", *str(n, "via") ? str(n, "via") : "-");
 		table_cell(t, "%s", *str(n, "dev") ? str(n, "dev") : "-");
 		table_cell(t, "%s", *str(n, "transport") ? str(n, "transport") : "-");
+		table_cell(t, "%s", self ? (*str(n, "compress") ? str(n, "compress") : "-") : flag(n, "lz4") ? "yes" : "no");
 	}
 	table_print(t);
 }

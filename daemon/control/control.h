@@ -71,6 +71,7 @@ void bb_control_reckon(struct bb_control *c);
 
 /* How pages travel to and from a node, and why: keys "transport" and "transport_why" of o. */
 void bb_control_transport(const struct bb_peer *p, json_t *o);
+void bb_control_compress(struct bb_control *c, const struct bb_peer *p, json_t *o);
 json_t *bb_control_rdma(struct bb_control *c);
 #define BB_CONTROL_COMMANDS (BB_CMD_CLOSE + 1)
 extern const char *const bb_control_status[BB_ST_MAX];

@@ -179,6 +179,10 @@ static void server(struct bb_control *c, FILE *f)
 	labelled(f, "server_dropped", "reason", "duplicates", s.duplicates);
 	labelled(f, "server_dropped", "reason", "stale", s.stale);
 	labelled(f, "server_dropped", "reason", "policy", s.policy);
+	one(f, "server_lz4_rx", "counter", "segments that came compressed", s.lz4_rx);
+	one(f, "server_lz4_tx", "counter", "segments that left compressed", s.lz4_tx);
+	one(f, "server_lz4_raw", "counter", "segments that did not become shorter", s.lz4_raw);
+	one(f, "server_lz4_saved_bytes", "counter", "bytes that the server's segments were shorter by", s.lz4_saved);
 	family(f, "server_requests", "counter", "requests, by command");
 	for (unsigned int i = 0; i < BB_CONTROL_COMMANDS; i++)
 		if (bb_control_command[i])
@@ -199,6 +203,10 @@ static void clients(struct bb_control *c, FILE *f)
 		CLIENT(rdma_writes, "pages written by RDMA"),
 		CLIENT(rdma_links, "RDMA connections made"),
 		CLIENT(rdma_breaks, "RDMA connections that broke"),
+		CLIENT(lz4_rx, "segments that came compressed"),
+		CLIENT(lz4_tx, "segments that left compressed"),
+		CLIENT(lz4_raw, "segments that did not become shorter"),
+		CLIENT(lz4_saved, "bytes that a pager's segments were shorter by"),
 		CLIENT(resent, "packets sent once more"),
 		CLIENT(timeouts, "requests that ended by their deadline"),
 		CLIENT(bad_tag, "packets of another key"),

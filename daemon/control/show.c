@@ -77,6 +77,7 @@ static json_t *nodes(struct bb_control *c)
 		json_object_set_new(o, "via", json_string(via));
 		json_object_set_new(o, "dev", json_string(dev));
 		bb_control_transport(&p[i], o);
+		bb_control_compress(c, &p[i], o);
 		json_array_append_new(list, o);
 	}
 	return list;
@@ -305,12 +306,13 @@ static json_t *server(struct bb_control *c)
 	for (size_t i = 0; i < BB_CONTROL_COMMANDS; i++)
 		if (bb_control_command[i] && s.by_cmd[i])
 			json_object_set_new(cmds, bb_control_command[i], number(s.by_cmd[i]));
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rx_packets", (json_int_t)s.rx_packets,
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rx_packets", (json_int_t)s.rx_packets,
 			 "tx_packets", (json_int_t)s.tx_packets, "bad_tag", (json_int_t)s.bad_tag, "malformed",
 			 (json_int_t)s.malformed, "bad_version", (json_int_t)s.bad_version, "bad_command",
 			 (json_int_t)s.bad_command, "foreign_tenant", (json_int_t)s.foreign_tenant, "duplicates",
 			 (json_int_t)s.duplicates, "stale", (json_int_t)s.stale, "adopted", (json_int_t)s.adopted,
-			 "policy", (json_int_t)s.policy, "commands", cmds);
+			 "policy", (json_int_t)s.policy, "lz4_rx", (json_int_t)s.lz4_rx, "lz4_tx", (json_int_t)s.lz4_tx,
+			 "lz4_raw", (json_int_t)s.lz4_raw, "lz4_saved", (json_int_t)s.lz4_saved, "commands", cmds);
 }
 
 static json_t *net_show(struct bb_control *c, json_t *q)
@@ -322,7 +324,7 @@ static json_t *net_show(struct bb_control *c, json_t *q)
 
 		bb_pager_net_stats(c->pagers[k], &s);
 		json_array_append_new(
-			pagers, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "tx_packets",
+			pagers, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "tx_packets",
 					  (json_int_t)s.tx_packets, "rx_packets", (json_int_t)s.rx_packets, "tx_xdp",
 					  (json_int_t)s.tx_xdp, "rx_xdp", (json_int_t)s.rx_xdp, "tx_bytes",
 					  (json_int_t)s.tx_bytes, "rx_bytes", (json_int_t)s.rx_bytes, "rdma_reads", (json_int_t)s.rdma_reads, "rdma_writes",
@@ -330,7 +332,8 @@ static json_t *net_show(struct bb_control *c, json_t *q)
 					  (json_int_t)s.rdma_breaks, "resent",
 					  (json_int_t)s.resent, "again", (json_int_t)s.again, "timeouts", (json_int_t)s.timeouts, "bad_tag",
 					  (json_int_t)s.bad_tag, "malformed", (json_int_t)s.malformed, "stale",
-					  (json_int_t)s.stale, "nacks", by_status(s.nacks)));
+					  (json_int_t)s.stale, "lz4_rx", (json_int_t)s.lz4_rx, "lz4_tx", (json_int_t)s.lz4_tx, "lz4_raw",
+					  (json_int_t)s.lz4_raw, "lz4_saved", (json_int_t)s.lz4_saved, "nacks", by_status(s.nacks)));
 	}
 	return json_pack("{s:o, s:o, s:o, s:o}", "server", server(c), "kernel", kernel(c), "rdma", bb_control_rdma(c), "pagers",
 			 pagers);

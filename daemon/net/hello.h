@@ -33,7 +33,9 @@
 #define BB_HELLO_WANTS_REPLY 0x02 /* answer with a HELLO at once */
 #define BB_HELLO_RDMA 0x04	/* its home takes RDMA connections */
 #define BB_HELLO_MOVED 0x08	/* the speaker's link address may be another: ask for it */
-#define BB_HELLO_FLAGS 0x0f
+#define BB_HELLO_LZ4 0x10	/* understands compressed pages */
+#define BB_HELLO_SLOW 0x20	/* and wants them: its link is slow */
+#define BB_HELLO_FLAGS 0x3f
 
 struct bb_hello {
 	uint8_t flags;

@@ -76,6 +76,9 @@ struct bb_net_req {
 		void *peer;
 		uint8_t where;		/* which list it is in */
 		bool asked;		/* WRITE: a PROBE waits for its answer */
+		bool lz4;		/* asked for, or sent, compressed */
+		bool plain;		/* it was tried in vain: not again */
+		uint64_t packed;	/* WRITE, large segments: which were sent compressed */
 		bool shrunk;		/* READ: small segments are asked for on a doubt */
 		uint8_t none;		/* WRITE: so often nothing of it has arrived */
 	} t;
@@ -126,6 +129,8 @@ struct bb_net_stats {
 	uint64_t tx_xdp, rx_xdp; /* of these, by AF_XDP */
 	uint64_t rdma_reads, rdma_writes; /* pages, one-sided */
 	uint64_t rdma_links, rdma_breaks; /* connections made, and broken */
+	uint64_t lz4_rx, lz4_tx, lz4_raw; /* segments that came and went compressed; that did not become shorter */
+	uint64_t lz4_saved; /* bytes, both ways */
 	uint64_t resent, again, timeouts, bad_tag, malformed, stale, nacks[BB_ST_MAX];
 };
 void bb_net_stats(const struct bb_net *net, struct bb_net_stats *out);

@@ -112,6 +112,7 @@ int bb_peers_new(struct bb_peers **out, const struct bb_peers_config *cfg)
 	gethostname(e->pub.name, sizeof(e->pub.name) - 1);
 	if (getrandom(&p->rng, sizeof(p->rng), GRND_NONBLOCK) < 0)
 		p->rng = cfg->boot;
+	p->slow = cfg->compress == BB_COMPRESS_ON; /* auto: the first tick looks */
 	/* Without routes peers may still be reached by routes set by hand. */
 	if (cfg->routes)
 		bb_routes_new(&p->routes, cfg->tenant, cfg->node);
@@ -207,6 +208,25 @@ uint16_t bb_peers_place(struct bb_peers *p, uint64_t bytes, const uint16_t *skip
 	}
 	pthread_mutex_unlock(&p->lock);
 	return node;
+}
+
+void bb_peers_measure_link(struct bb_peers *p, int sock)
+{
+	const uint32_t speed = bb_link_speed(sock, p->cfg.dev);
+
+	atomic_store(&p->speed, speed);
+	atomic_store(&p->slow, p->cfg.compress == BB_COMPRESS_ON ||
+				       (p->cfg.compress == BB_COMPRESS_AUTO && speed && speed <= BB_COMPRESS_MBIT));
+}
+
+bool bb_peers_compress(const struct bb_peers *p, const struct bb_peer *to)
+{
+	return p->cfg.compress != BB_COMPRESS_OFF && to->lz4 && !to->self && (to->slow || atomic_load(&p->slow));
+}
+
+uint32_t bb_peers_link_speed(const struct bb_peers *p)
+{
+	return atomic_load(&p->speed);
 }
 
 void bb_peers_rdma(struct bb_peers *p, bool on)

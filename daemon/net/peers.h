@@ -15,6 +15,7 @@
 
 #include <stddef.h>
 
+#include "net/compress.h"
 #include "tag.h"
 
 struct bb_peers;
@@ -25,6 +26,7 @@ struct bb_peer {
 	bool alive;		/* a HELLO within the last BB_PEER_DEAD_NS */
 	bool key_differs;	/* its packets fail authentication */
 	bool rdma;		/* its home takes RDMA connections */
+	bool lz4, slow;		/* understands compressed pages; wants them */
 	uint32_t boot;		/* incarnation of its home */
 	uint64_t lent, free;	/* bytes, as it last said */
 	uint64_t last_hello;	/* bb_now_ns() */
@@ -45,6 +47,7 @@ struct bb_peers_config {
 	uint32_t boot;		/* own incarnation, random, not 0 */
 	const char *dev;	/* interface for discovery and routes; NULL: none */
 	bool discover;
+	enum bb_compress compress;
 	bool routes;		/* install AnyIP and peer routes (needs CAP_NET_ADMIN) */
 	struct bb_key key;
 	const char **peers;	/* addresses given by --peer, NULL-terminated */
@@ -95,6 +98,10 @@ int bb_peers_link(struct bb_peers *p, uint16_t node, uint8_t mac[6], uint32_t *i
 void bb_peers_adopt(struct bb_peers *p, const uint16_t *nodes, unsigned int n);
 /* What the next HELLO announces: that the home takes RDMA connections. */
 void bb_peers_rdma(struct bb_peers *p, bool on);
+/* Do pages to and from that peer travel compressed, where they become shorter? */
+bool bb_peers_compress(const struct bb_peers *p, const struct bb_peer *to);
+/* What our own link says of its speed, in megabits a second; 0: nothing. */
+uint32_t bb_peers_link_speed(const struct bb_peers *p);
 /* What the next HELLO announces: bytes. */
 void bb_peers_own(struct bb_peers *p, uint64_t lent, uint64_t free_bytes);
 /* Sends what is due, finds who is dead. Return: bb_now_ns() time of the next call. */

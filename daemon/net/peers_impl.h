@@ -59,6 +59,9 @@ struct bb_peers {
 	uint32_t dev_mtu;	/* of the link of discovery; another one: paths are measured anew */
 	bool group_failed;
 	_Atomic bool rdma;
+	_Atomic bool slow;	/* compressed pages are wanted */
+	_Atomic uint32_t speed;
+	uint64_t next_speed;
 	unsigned int rng;
 
 	struct in6_addr bad[BB_BAD_SOURCES_MAX];
@@ -78,6 +81,8 @@ static inline struct bb_peer_entry *bb_peer_find(struct bb_peers *p, uint16_t no
 
 /* Adds a node that is not known. Lock held. Return: NULL where there is no room. */
 struct bb_peer_entry *bb_peer_add(struct bb_peers *p, uint16_t node);
+/* Asks our own link for its speed. sock: any. */
+void bb_peers_measure_link(struct bb_peers *p, int sock);
 /* What the path to it carries, from what both ends know. */
 uint32_t bb_peer_path_mtu(const struct bb_peer_entry *e);
 

@@ -121,6 +121,8 @@ static bool update(struct bb_peers *p, struct bb_peer_entry *e, const struct in6
 	e->pub.alive = true;
 	e->pub.key_differs = false;
 	e->pub.rdma = h->flags & BB_HELLO_RDMA;
+	e->pub.lz4 = h->flags & BB_HELLO_LZ4;
+	e->pub.slow = h->flags & BB_HELLO_SLOW;
 	e->pub.lent = h->lent;
 	e->pub.free = h->free;
 	e->pub.last_hello = now;

@@ -16,13 +16,16 @@
 #include "log.h"
 
 #define MOVED_ROUNDS 3 /* a HELLO may be lost */
+#define SPEED_NS 5000000000ULL
 #define PING_ROUNDS 8 /* a HELLO in so many asks for an answer: round trip */
 
 static struct bb_hello own_hello(struct bb_peers *p, uint8_t flags)
 {
 	const struct bb_peer_entry *e = bb_peer_find(p, p->cfg.node);
 	struct bb_hello h = {
-		.flags = (uint8_t)(flags | (atomic_load(&p->rdma) ? BB_HELLO_RDMA : 0) | (p->moved ? BB_HELLO_MOVED : 0)),
+		.flags = (uint8_t)(flags | (atomic_load(&p->rdma) ? BB_HELLO_RDMA : 0) | (p->moved ? BB_HELLO_MOVED : 0) |
+				   (p->cfg.compress != BB_COMPRESS_OFF ? BB_HELLO_LZ4 : 0) |
+				   (atomic_load(&p->slow) ? BB_HELLO_SLOW : 0)),
 		.node = p->cfg.node,
 		.port = p->cfg.port,
 		.tenant = p->cfg.tenant,
@@ -167,6 +170,10 @@ uint64_t bb_peers_tick(struct bb_peers *p, int sock, uint64_t now)
 {
 	uint64_t next;
 
+	if (now >= p->next_speed) { /* it may have been plugged in elsewhere */
+		p->next_speed = now + SPEED_NS;
+		bb_peers_measure_link(p, sock);
+	}
 	bb_announce_join(p->announce, sock);
 	if (bb_announce_resolve(p->announce, now))
 		p->next_round = now;

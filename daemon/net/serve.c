@@ -19,25 +19,17 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "clock.h"
 #include "home/home.h"
 #include "net/adopt.h"
+#include "net/compress.h"
 #include "net/hello.h"
 #include "net/peers.h"
+#include "net/serve_impl.h"
 #include "wire.h"
-
-/* A request under way. */
-struct request {
-	const struct bb_sock_packet *p;
-	struct bb_gptr dst, asker;
-	struct bb_home_who who;
-	struct bb_msg m;
-	uint64_t ptr;	/* where it is in our own memory */
-	uint32_t boot;	/* that the asker expects, and is answered with */
-	uint16_t home;	/* of an extent that was taken over; 0: we */
-};
 
 int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *home, struct bb_keep *keep)
 {
@@ -50,17 +42,29 @@ int bb_serve_init(struct bb_serve *s, struct bb_peers *peers, struct bb_home *ho
 	s->boot = cfg->boot;
 	s->peers = peers;
 	s->home = home;
+	if (cfg->compress != BB_COMPRESS_OFF) {
+		s->lz4 = bb_lz4_new();
+		s->packed = malloc(BB_RUN_PAGES_MAX * BB_PAGE_SIZE);
+		if (!s->lz4 || !s->packed) {
+			bb_serve_fini(s);
+			return -ENOMEM;
+		}
+	}
 	return bb_sessions_new(&s->sessions, keep);
 }
 
 void bb_serve_fini(struct bb_serve *s)
 {
 	bb_sessions_free(s->sessions);
+	bb_lz4_free(s->lz4);
+	free(s->packed);
+	s->lz4 = NULL;
+	s->packed = NULL;
 }
 
 /* --- answers ------------------------------------------------------------ */
 
-static void out_init(struct bb_serve *s, const struct request *q, struct bb_serve_out *o)
+static void out_init(struct bb_serve *s, const struct bb_serve_request *q, struct bb_serve_out *o)
 {
 	struct bb_gptr src = q->dst, to = { .tenant = q->asker.tenant, .node = q->asker.node, .ptr = q->asker.ptr };
 
@@ -75,9 +79,10 @@ static void out_init(struct bb_serve *s, const struct request *q, struct bb_serv
 	bb_gptr_encode(&to, &o->to.sin6_addr);
 }
 
-static void out_segment(struct bb_serve *s, const struct request *q, struct bb_serve_out *o, struct bb_msg *m, void *data)
+static void out_segment(struct bb_serve *s, const struct bb_serve_request *q, struct bb_serve_out *o, struct bb_msg *m, void *data)
 {
 	const unsigned int i = o->nseg++;
+	uint16_t len;
 
 	m->version = BB_WIRE_VERSION;
 	m->boot = q->boot;
@@ -87,7 +92,9 @@ static void out_segment(struct bb_serve *s, const struct request *q, struct bb_s
 	bb_wire_seal(s->key, &o->src, &o->to.sin6_addr, q->dst.cmd | BB_CMD_REPLY, &s->hdr[i], data, m->length);
 	s->iov[2 * i] = (struct iovec){ &s->hdr[i], sizeof(s->hdr[i]) };
 	s->iov[2 * i + 1] = (struct iovec){ data, m->length };
-	o->size = (uint16_t)(sizeof(s->hdr[i]) + m->length);
+	len = (uint16_t)(sizeof(s->hdr[i]) + m->length);
+	o->uneven |= i && len != o->size;
+	o->size = len > o->size ? len : o->size;
 }
 
 static int out_send(struct bb_serve *s, const struct bb_serve_out *o)
@@ -100,7 +107,7 @@ static int out_send(struct bb_serve *s, const struct bb_serve_out *o)
 }
 
 /* An answer of one datagram; its payload, len bytes of s->payload, may be empty. */
-static void answer(struct bb_serve *s, const struct request *q, uint8_t status, size_t len)
+void bb_serve_answer(struct bb_serve *s, const struct bb_serve_request *q, uint8_t status, size_t len)
 {
 	struct bb_msg m = { .status = status, .nseg = 1, .length = (uint32_t)len };
 	struct bb_serve_out o;
@@ -112,23 +119,46 @@ static void answer(struct bb_serve *s, const struct request *q, uint8_t status, 
 
 /* --- READ --------------------------------------------------------------- */
 
-static int send_pages(struct bb_serve *s, const struct request *q, uint8_t *data, bool small)
+/* The next segment's bytes, as short as they get. Return: where they are; m says how many. */
+static void *pack(struct bb_serve *s, struct bb_msg *m, uint8_t *data, uint32_t seg, uint8_t **packed)
+{
+	uint8_t *to = *packed;
+	uint32_t n;
+
+	m->flags &= (uint8_t)~BB_F_LZ4;
+	m->length = seg;
+	if (!to)
+		return data;
+	n = bb_lz4_pack(s->lz4, data, seg, to);
+	if (!n) {
+		bb_count(&s->stats.lz4_raw, 1);
+		return data;
+	}
+	m->flags |= BB_F_LZ4;
+	m->length = n;
+	*packed += n;
+	bb_count(&s->stats.lz4_tx, 1);
+	bb_count(&s->stats.lz4_saved, seg - n);
+	return to;
+}
+
+static int send_pages(struct bb_serve *s, const struct bb_serve_request *q, uint8_t *data, bool small)
 {
 	const uint32_t seg = small ? BB_SEG_SMALL : BB_SEG_LARGE;
+	uint8_t *packed = q->m.flags & BB_F_LZ4 ? s->packed : NULL;
 	struct bb_msg m = {
 		.flags = small ? BB_F_SMALL : 0,
 		.nseg = (uint16_t)(q->m.length / seg),
-		.length = seg,
 	};
 	struct bb_serve_out o;
 
 	out_init(s, q, &o);
 	for (; m.seg < m.nseg; m.seg++)
-		out_segment(s, q, &o, &m, data + (size_t)m.seg * seg);
+		out_segment(s, q, &o, &m, pack(s, &m, data + (size_t)m.seg * seg, seg, &packed));
 	return out_send(s, &o);
 }
 
-static void serve_read(struct bb_serve *s, const struct request *q)
+static void serve_read(struct bb_serve *s, const struct bb_serve_request *q)
 {
 	const bool small = q->m.flags & BB_F_SMALL;
 	void *data;
@@ -136,7 +166,7 @@ static void serve_read(struct bb_serve *s, const struct request *q)
 
 	st = s->home ? bb_home_get(s->home, q->who, q->ptr, q->m.length, false, &data) : BB_ST_BOUNDS;
 	if (st != BB_ST_OK) {
-		answer(s, q, st, 0);
+		bb_serve_answer(s, q, st, 0);
 		return;
 	}
 	/* Our own path may be narrower than the asker knows. */
@@ -147,7 +177,7 @@ static void serve_read(struct bb_serve *s, const struct request *q)
 
 /* --- WRITE -------------------------------------------------------------- */
 
-static void answer_write(struct bb_serve *s, const struct request *q, const struct bb_session_slot *slot)
+static void answer_write(struct bb_serve *s, const struct bb_serve_request *q, const struct bb_session_slot *slot)
 {
 	size_t len;
 
@@ -155,20 +185,31 @@ static void answer_write(struct bb_serve *s, const struct request *q, const stru
 		len = bb_wire_failed(slot->failed, s->payload);
 	else
 		len = bb_wire_state(slot->got, slot->nseg, s->payload);
-	answer(s, q, slot->status, len);
+	bb_serve_answer(s, q, slot->status, len);
 }
 
 /* Applies a segment's bytes at ptr. Return: enum bb_status. */
-static uint8_t apply(struct bb_serve *s, const struct request *q, uint64_t ptr)
+static uint8_t apply(struct bb_serve *s, const struct bb_serve_request *q, uint64_t ptr)
 {
+	const uint32_t len = bb_wire_plain(&q->m);
+	const void *from = q->m.payload;
+	uint8_t whole[BB_SEG_LARGE];
 	void *data;
 	uint8_t st;
 
-	st = s->home ? bb_home_get(s->home, q->who, ptr, q->m.length, true, &data) : BB_ST_BOUNDS;
+	/* Aside first: of what is not whole nothing is written. */
+	if (q->m.flags & BB_F_LZ4) {
+		if (!bb_lz4_unpack(q->m.payload, q->m.length, whole, len))
+			return BB_ST_MALFORMED;
+		from = whole;
+		bb_count(&s->stats.lz4_rx, 1);
+		bb_count(&s->stats.lz4_saved, len - q->m.length);
+	}
+	st = s->home ? bb_home_get(s->home, q->who, ptr, len, true, &data) : BB_ST_BOUNDS;
 	if (st != BB_ST_OK)
 		return st;
-	memcpy(data, q->m.payload, q->m.length);
-	bb_home_put(s->home, ptr, q->m.length, true);
+	memcpy(data, from, len);
+	bb_home_put(s->home, ptr, len, true);
 	return BB_ST_OK;
 }
 
@@ -186,7 +227,7 @@ static bool arrived(struct bb_session_slot *slot, uint16_t seg)
 	return true;
 }
 
-static void serve_write(struct bb_serve *s, const struct request *q, struct bb_session_slot *slot)
+static void serve_write(struct bb_serve *s, const struct bb_serve_request *q, struct bb_session_slot *slot)
 {
 	const bool probe = q->m.flags & BB_F_PROBE, known = slot->got[q->m.seg / 64] >> (q->m.seg % 64) & 1;
 	uint8_t st;
@@ -203,12 +244,12 @@ static void serve_write(struct bb_serve *s, const struct request *q, struct bb_s
 	if (!slot->status) {
 		st = apply(s, q, q->ptr);
 		if (st == BB_ST_BUSY) {
-			answer(s, q, st, 0);
+			bb_serve_answer(s, q, st, 0);
 			return;
 		}
 		if (st) {
 			slot->status = st;
-			slot->failed = (uint16_t)(q->m.seg / bb_wire_spp(q->m.length));
+			slot->failed = (uint16_t)(q->m.seg / bb_wire_spp(bb_wire_plain(&q->m)));
 			answer_write(s, q, slot);
 		}
 	}
@@ -219,15 +260,15 @@ static void serve_write(struct bb_serve *s, const struct request *q, struct bb_s
 
 /* --- CREATE, DELETE ------------------------------------------------------ */
 
-static void answer_create(struct bb_serve *s, const struct request *q, const struct bb_session_slot *slot)
+static void answer_create(struct bb_serve *s, const struct bb_serve_request *q, const struct bb_session_slot *slot)
 {
 	size_t len = slot->status ? 0 : bb_wire_create_reply(slot->result->ptrs, slot->result->n, s->payload);
 
-	answer(s, q, slot->status, len);
+	bb_serve_answer(s, q, slot->status, len);
 }
 
 /* Return: false where it could not be taken on. */
-static bool create(struct bb_serve *s, const struct request *q, struct bb_session_slot *slot, uint32_t want)
+static bool create(struct bb_serve *s, const struct bb_serve_request *q, struct bb_session_slot *slot, uint32_t want)
 {
 	uint64_t ptrs[BB_CREATE_MAX];
 	uint8_t st = BB_ST_NOSPACE;
@@ -236,7 +277,7 @@ static bool create(struct bb_serve *s, const struct request *q, struct bb_sessio
 	/* Room for the result first: what is done must be remembered. */
 	if (bb_sessions_result(s->sessions, slot, want)) {
 		bb_sessions_undo(s->sessions, slot);
-		answer(s, q, BB_ST_BUSY, 0);
+		bb_serve_answer(s, q, BB_ST_BUSY, 0);
 		return false;
 	}
 	for (n = 0; s->home && n < want; n++) {
@@ -247,7 +288,7 @@ static bool create(struct bb_serve *s, const struct request *q, struct bb_sessio
 	/* More memory is on its way: the asker comes again. */
 	if (!n && st == BB_ST_BUSY) {
 		bb_sessions_undo(s->sessions, slot);
-		answer(s, q, st, 0);
+		bb_serve_answer(s, q, st, 0);
 		return false;
 	}
 	bb_sessions_shrink(s->sessions, slot, n);
@@ -257,7 +298,7 @@ static bool create(struct bb_serve *s, const struct request *q, struct bb_sessio
 	return true;
 }
 
-static void serve_create(struct bb_serve *s, const struct request *q, struct bb_session_slot *slot)
+static void serve_create(struct bb_serve *s, const struct bb_serve_request *q, struct bb_session_slot *slot)
 {
 	if (slot->state == BB_SLOT_DONE)
 		bb_count(&s->stats.duplicates, 1);
@@ -267,7 +308,7 @@ static void serve_create(struct bb_serve *s, const struct request *q, struct bb_
 	answer_create(s, q, slot);
 }
 
-static void serve_alloc_write(struct bb_serve *s, const struct request *q, struct bb_session_slot *slot)
+static void serve_alloc_write(struct bb_serve *s, const struct bb_serve_request *q, struct bb_session_slot *slot)
 {
 	if (slot->state == BB_SLOT_NEW) {
 		if (!create(s, q, slot, 1))
@@ -287,7 +328,7 @@ static void serve_alloc_write(struct bb_serve *s, const struct request *q, struc
 		answer_create(s, q, slot);
 }
 
-static void serve_delete(struct bb_serve *s, const struct request *q, struct bb_session_slot *slot)
+static void serve_delete(struct bb_serve *s, const struct bb_serve_request *q, struct bb_session_slot *slot)
 {
 	if (slot->state == BB_SLOT_DONE) {
 		bb_count(&s->stats.duplicates, 1);
@@ -295,7 +336,7 @@ static void serve_delete(struct bb_serve *s, const struct request *q, struct bb_
 		slot->status = s->home ? bb_home_delete(s->home, q->who, q->ptr) : BB_ST_BOUNDS;
 		if (slot->status == BB_ST_BUSY) { /* it moves */
 			bb_sessions_undo(s->sessions, slot);
-			answer(s, q, BB_ST_BUSY, 0);
+			bb_serve_answer(s, q, BB_ST_BUSY, 0);
 			return;
 		}
 		if (q->home && slot->status == BB_ST_OK) {
@@ -305,109 +346,10 @@ static void serve_delete(struct bb_serve *s, const struct request *q, struct bb_
 		}
 	}
 	slot->state = BB_SLOT_DONE;
-	answer(s, q, slot->status, 0);
+	bb_serve_answer(s, q, slot->status, 0);
 }
 
-/* --- UPDATE --------------------------------------------------------------- */
-
-/* Whose it is; what is remembered of a BEGIN. */
-static uint8_t move_begin(struct bb_serve *s, const struct request *q, struct bb_home_who mover, struct bb_session_slot *slot,
-			  uint32_t token)
-{
-	struct bb_wire_owner o;
-	struct bb_home_who owner;
-	uint8_t st;
-
-	/* Where nobody would steer its owner's packets, its bytes must not go. */
-	if (!s->may_move || !s->may_move(s->move_arg, mover.node))
-		return BB_ST_COMMAND;
-	if (bb_sessions_result(s->sessions, slot, 1))
-		return BB_ST_BUSY;
-	st = bb_home_move_begin(s->home, mover, s->node, q->ptr, token, bb_now_ns(), &owner);
-	if (st == BB_ST_OK) {
-		o = (struct bb_wire_owner){ .node = owner.node, .boot = owner.boot };
-		bb_wire_owner_reply(&o, (uint8_t *)&slot->result->ptrs[0]);
-	}
-	return st;
-}
-
-/*
- * What the owner has sent to us: after the commit, so that no WRITE to the extent
- * is done here that is not among it. Asked again, there may be more of it.
- */
-static uint8_t move_commit(struct bb_serve *s, const struct request *q, struct bb_home_who mover, uint32_t token, size_t *len)
-{
-	static struct bb_wire_seen seen[BB_UPDATE_SESSIONS_MAX]; /* one server */
-	struct bb_home_who owner;
-	unsigned int n;
-	uint8_t st;
-
-	st = bb_home_move_commit(s->home, mover, q->ptr, token, &owner);
-	if (st != BB_ST_OK)
-		return st;
-	if (s->moved)
-		s->moved(s->move_arg);
-	n = bb_sessions_seen(s->sessions, owner.node, seen, BB_UPDATE_SESSIONS_MAX);
-	if (n > BB_UPDATE_SESSIONS_MAX) /* until some are idle */
-		return BB_ST_BUSY;
-	*len = bb_wire_seen_reply(seen, n, s->payload);
-	return st;
-}
-
-static void serve_update(struct bb_serve *s, const struct request *q, struct bb_session_slot *slot)
-{
-	const bool again = slot->state == BB_SLOT_DONE;
-	struct bb_wire_update u;
-	uint8_t st = slot->status;
-	size_t len = 0;
-
-	struct bb_home_who mover = q->who;
-	struct bb_peer peer;
-
-	bb_wire_update_decode(&q->m, &u);
-	if (bb_peers_get(s->peers, mover.node, &peer))
-		mover.boot = peer.boot;
-	if (again)
-		bb_count(&s->stats.duplicates, 1);
-	if (!s->home) {
-		st = BB_ST_BOUNDS;
-	} else if (again) {
-		if (st == BB_ST_OK && u.op == BB_UPDATE_COMMIT)
-			st = move_commit(s, q, mover, u.token, &len);
-	} else {
-		switch (u.op) {
-		case BB_UPDATE_BEGIN:
-			st = move_begin(s, q, mover, slot, u.token);
-			break;
-		case BB_UPDATE_COMMIT:
-			st = move_commit(s, q, mover, u.token, &len);
-			break;
-		case BB_UPDATE_ABORT:
-			st = bb_home_move_abort(s->home, mover, q->ptr, u.token);
-			break;
-		default:
-			st = bb_home_move_release(s->home, mover, q->ptr);
-			if (st == BB_ST_OK && s->moved)
-				s->moved(s->move_arg);
-		}
-	}
-	if (!again && st == BB_ST_BUSY) {
-		bb_sessions_undo(s->sessions, slot);
-		answer(s, q, st, 0);
-		return;
-	}
-	if (!again) {
-		slot->status = st;
-		slot->state = BB_SLOT_DONE;
-	}
-	if (st == BB_ST_OK && u.op == BB_UPDATE_BEGIN && slot->result) {
-		memcpy(s->payload, &slot->result->ptrs[0], BB_UPDATE_BYTES);
-		len = BB_UPDATE_BYTES;
-	}
-	answer(s, q, st, st == BB_ST_OK ? len : 0);
-}
-
-static void serve_tracked(struct bb_serve *s, const struct request *q)
+static void serve_tracked(struct bb_serve *s, const struct bb_serve_request *q)
 {
 	struct bb_session_slot *slot;
 	enum bb_status st;
@@ -416,7 +358,7 @@ static void serve_tracked(struct bb_serve *s, const struct request *q)
 	if (st != BB_ST_OK) {
 		if (st == BB_ST_STALE)
 			bb_count(&s->stats.stale, 1);
-		answer(s, q, st, 0);
+		bb_serve_answer(s, q, st, 0);
 		return;
 	}
 	switch (q->dst.cmd) {
@@ -430,19 +372,19 @@ static void serve_tracked(struct bb_serve *s, const struct request *q)
 		serve_alloc_write(s, q, slot);
 		break;
 	case BB_CMD_UPDATE:
-		serve_update(s, q, slot);
+		bb_serve_update(s, q, slot);
 		break;
 	default:
 		serve_delete(s, q, slot);
 	}
 }
 
-static void serve_close(struct bb_serve *s, const struct request *q)
+static void serve_close(struct bb_serve *s, const struct bb_serve_request *q)
 {
 	struct bb_wire_close c;
 
 	bb_wire_close_decode(&q->m, &c);
-	answer(s, q, s->close ? s->close(s->close_arg, q->asker.node, (uint8_t)q->asker.ptr, c.number, c.seen) : BB_ST_OK, 0);
+	bb_serve_answer(s, q, s->close ? s->close(s->close_arg, q->asker.node, (uint8_t)q->asker.ptr, c.number, c.seen) : BB_ST_OK, 0);
 }
 
 /* --- packets ------------------------------------------------------------ */
@@ -480,18 +422,18 @@ static void hello(struct bb_serve *s, const struct bb_sock_packet *p)
 		bb_count(&s->stats.malformed, 1);
 }
 
-static void refuse(struct bb_serve *s, const struct request *q, enum bb_status st, uint64_t *counter)
+static void refuse(struct bb_serve *s, const struct bb_serve_request *q, enum bb_status st, uint64_t *counter)
 {
 	if (counter)
 		bb_count(counter, 1);
-	answer(s, q, st, 0);
+	bb_serve_answer(s, q, st, 0);
 }
 
 /*
  * The policy that the kernel's programs have, so that it does not matter who of
  * us sees a request. Rates are theirs alone. Return: whether the request ends here.
  */
-static bool by_policy(struct bb_serve *s, const struct request *q)
+static bool by_policy(struct bb_serve *s, const struct bb_serve_request *q)
 {
 	switch (__atomic_load_n(&s->policy[q->dst.cmd].action, __ATOMIC_RELAXED)) {
 	case BB_ACT_DROP:
@@ -509,7 +451,7 @@ static bool by_policy(struct bb_serve *s, const struct request *q)
  * A request to another home's address: is it for an extent that lives here now?
  * Return: OK, and q says where; or what is answered.
  */
-static enum bb_status find_adopted(struct bb_serve *s, struct request *q)
+static enum bb_status find_adopted(struct bb_serve *s, struct bb_serve_request *q)
 {
 	struct bb_adopt_entry e;
 
@@ -528,7 +470,7 @@ static enum bb_status find_adopted(struct bb_serve *s, struct request *q)
 void bb_serve_packet(struct bb_serve *s, const struct bb_sock_packet *p)
 {
 	const struct in6_addr *src = &p->from.sin6_addr;
-	struct request q = { .p = p };
+	struct bb_serve_request q = { .p = p };
 	enum bb_status st, kind;
 
 	bb_count(&s->stats.rx_packets, 1);

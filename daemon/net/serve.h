@@ -17,10 +17,11 @@
 
 struct bb_home;
 struct bb_keep;
+struct bb_lz4;
 struct bb_peers;
 
 /*
- * An answer of nseg datagrams of one size: each is a header, iov[2 * i], and
+ * An answer of nseg datagrams, of one size unless it is uneven: each is a header, iov[2 * i], and
  * its payload, iov[2 * i + 1].
  */
 struct bb_serve_out {
@@ -28,7 +29,8 @@ struct bb_serve_out {
 	struct sockaddr_in6 to;
 	struct iovec *iov;
 	unsigned int nseg;
-	uint16_t size; /* bytes of a datagram */
+	uint16_t size; /* bytes of a datagram, at most */
+	bool uneven;   /* they are not all of that size */
 };
 
 struct bb_serve {
@@ -53,6 +55,9 @@ struct bb_serve {
 	void *arg;
 	bool hello_due; /* set where a HELLO should be sent at once */
 	struct bb_server_stats stats;
+
+	struct bb_lz4 *lz4; /* NULL: pages leave as they are */
+	uint8_t *packed;    /* pages of an answer, compressed */
 
 	/* The answer in the making. */
 	struct bb_hdr hdr[BB_RUN_SEGS_MAX];

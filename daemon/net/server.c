@@ -84,7 +84,7 @@ static int send_answer(void *arg, const struct bb_serve_out *o)
 
 	if (o->nseg == 1)
 		return send_datagrams(s, o, o->iov, 1, false);
-	if (!s->gso_after || bb_now_ns() >= s->gso_after) {
+	if (!o->uneven && (!s->gso_after || bb_now_ns() >= s->gso_after)) {
 		ret = send_datagrams(s, o, o->iov, o->nseg, true);
 		if (!ret || ret == -EAGAIN || ret == -ENOBUFS || ret == -EPERM)
 			return ret;

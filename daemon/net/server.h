@@ -22,6 +22,8 @@ struct bb_server_stats {
 	uint64_t bad_tag, malformed, bad_version, bad_command, foreign_tenant;
 	uint64_t duplicates, stale;
 	uint64_t adopted; /* for other homes' addresses */
+	uint64_t lz4_rx, lz4_tx, lz4_raw; /* segments that came and went compressed; that did not become shorter */
+	uint64_t lz4_saved; /* bytes, both ways */
 	uint64_t policy; /* refused or dropped by one */
 	uint64_t by_cmd[128];
 };

@@ -136,8 +136,10 @@ static struct bb_udp_peer *peer_get(struct bb_udp *u, uint16_t node, uint64_t no
 		return NULL;
 	if (!p)
 		p = peer_add(u, node);
-	if (p)
+	if (p) {
 		p->seen_at = now;
+		p->lz4 = u->lz4 && now >= p->plain_until && bb_peers_compress(u->table, &info);
+	}
 	return p;
 }
 
@@ -170,6 +172,7 @@ static void begin_again(struct bb_udp *u, struct bb_net_req *r)
 	memset(r->t.got, 0, sizeof(r->t.got));
 	r->t.ngot = r->t.nsent = 0;
 	r->t.resend_at = 0;
+	r->t.packed = 0;
 	r->t.asked = false;
 	r->t.none = 0;
 	bb_udp_link(u, r, r->cmd == BB_CMD_WRITE ? BB_UDP_IN_WRITES : BB_UDP_IN_READS, true);
@@ -206,6 +209,20 @@ void bb_udp_again(struct bb_udp *u, struct bb_net_req *r)
 		begin_again(u, r);
 	again_list(u, p->open, id);
 	again_list(u, p->writes, id);
+	bb_udp_dirty(u, p);
+}
+
+void bb_udp_plain(struct bb_udp *u, struct bb_net_req *r)
+{
+	struct bb_udp_peer *p = r->t.peer;
+
+	r->t.plain = true;
+	p->lz4 = false;
+	p->plain_until = u->now + BB_UDP_PLAIN_NS;
+	if (bb_wire_tracked(r->cmd))
+		bb_udp_again(u, r);
+	else
+		begin_again(u, r);
 	bb_udp_dirty(u, p);
 }
 
@@ -330,6 +347,8 @@ static void udp_free(struct bb_transport *t)
 	bb_udp_xsk_close(u);
 	bb_inject_free(u->inject);
 	bb_sock_ring_free(u->ring);
+	bb_lz4_free(u->lz4);
+	free(u->packed);
 	if (u->probe_fd >= 0)
 		close(u->probe_fd);
 	if (u->fd >= 0)
@@ -396,6 +415,12 @@ int bb_udp_new(struct bb_transport **out, struct bb_net_shared *sh, struct bb_pe
 	if (u->buffers == MAP_FAILED) {
 		u->buffers = NULL;
 		goto err;
+	}
+	if (u->cfg->compress != BB_COMPRESS_OFF) {
+		u->lz4 = bb_lz4_new();
+		u->packed = malloc((size_t)BB_UDP_TX * BB_SEG_LARGE);
+		if (!u->lz4 || !u->packed)
+			goto err;
 	}
 	for (unsigned int i = BB_UDP_BUFFERS; i--;)
 		u->free_buffer[u->nfree++] = u->buffers + (size_t)i * BB_UDP_BUFFER_BYTES;

@@ -30,6 +30,7 @@
 #include <sys/uio.h>
 #include <utlist.h>
 
+#include "net/compress.h"
 #include "net/inject.h"
 #include "net/peers.h"
 #include "net/sock.h"
@@ -45,6 +46,7 @@
 #define BB_RTO_FIRST_NS 20000000ULL
 #define BB_RTO_MIN_NS 2000000ULL
 #define BB_RTO_MAX_NS 200000000ULL
+#define BB_UDP_PLAIN_NS 5000000000ULL
 #define BB_UDP_REPAIR_NS 20000000ULL
 #define BB_WINDOW_FIRST 64u
 #define BB_WINDOW_MIN 4u
@@ -66,6 +68,8 @@ struct bb_udp_peer {
 	uint16_t node;
 	bool small;		/* interfaces and routes carry small segments only */
 	bool dirty;		/* has something that may be sent */
+	bool lz4;		/* pages travel compressed */
+	uint64_t plain_until;	/* it did not understand that */
 	bool narrow;		/* a large segment did not fit just now */
 	uint64_t seen_at;	/* in the table of peers */
 	uint64_t mtu_at;	/* path MTU asked for; 0: to be asked again */
@@ -132,6 +136,10 @@ struct bb_udp {
 	struct bb_net_req *read_ring[BB_UDP_READS];
 	unsigned int nreads;
 
+	struct bb_lz4 *lz4;	/* NULL: never compressed */
+	uint8_t *packed;	/* what leaves so, a page for each of tx */
+	uint8_t whole[BB_SEG_LARGE]; /* what has come so */
+
 	uint8_t *buffers;
 	void *free_buffer[BB_UDP_BUFFERS];
 	unsigned int nfree;
@@ -180,6 +188,8 @@ void bb_udp_cut(struct bb_udp_peer *p, uint64_t now);
  */
 bool bb_udp_recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg);
 
+/* Was refused because of what lz4 made of it: once more as it is, and others to that peer for a while. */
+void bb_udp_plain(struct bb_udp *u, struct bb_net_req *r);
 /* A WRITE or DELETE begins again under another id, and WRITEs with lower ids do too. */
 void bb_udp_again(struct bb_udp *u, struct bb_net_req *r);
 

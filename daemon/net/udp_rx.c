@@ -72,12 +72,28 @@ bool bb_udp_recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg)
 	return true;
 }
 
+/* Return: false where the home sent what is not lz4 of so many bytes: it is asked again, for plain ones. */
+static bool unpack(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m, void *to, uint32_t len)
+{
+	if (!bb_lz4_unpack(m->payload, m->length, to, len)) {
+		u->sh->stats.malformed++;
+		r->t.plain = true;
+		r->t.lz4 = false;
+		return false;
+	}
+	u->sh->stats.lz4_rx++;
+	u->sh->stats.lz4_saved += len - m->length;
+	return true;
+}
+
 static void got_pages(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m)
 {
 	struct bb_udp_peer *p = r->t.peer;
+	const uint32_t plain = bb_wire_plain(m);
 	uint64_t *word, bit;
+	uint8_t *to;
 
-	if (m->nseg / bb_wire_spp(m->length) != r->len / BB_PAGE_SIZE) {
+	if (m->nseg / bb_wire_spp(plain) != r->len / BB_PAGE_SIZE || (m->flags & BB_F_LZ4 && !r->t.lz4)) {
 		u->sh->stats.malformed++;
 		return;
 	}
@@ -86,10 +102,12 @@ static void got_pages(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 		return;
 	if (m->length == BB_SEG_LARGE)
 		bb_udp_passed(p, r, u->now);
-	else if (r->t.shrunk)
+	else if (r->t.shrunk && plain == BB_SEG_SMALL)
 		bb_udp_small_came(u, r, u->now);
 	if (m->nseg == 1) {
-		r->data = m->payload;
+		r->data = m->flags & BB_F_LZ4 ? u->whole : m->payload;
+		if (m->flags & BB_F_LZ4 && !unpack(u, r, m, u->whole, plain))
+			return;
 		finish(u, r, m);
 		return;
 	}
@@ -99,7 +117,11 @@ static void got_pages(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 		u->sh->stats.stale++;
 		return;
 	}
-	memcpy((uint8_t *)r->t.buf + (size_t)m->seg * m->length, m->payload, m->length);
+	to = (uint8_t *)r->t.buf + (size_t)m->seg * plain;
+	if (!(m->flags & BB_F_LZ4))
+		memcpy(to, m->payload, plain);
+	else if (!unpack(u, r, m, to, plain))
+		return;
 	if (r->t.ngot + 1 == r->t.nseg) {
 		r->data = r->t.buf;
 		finish(u, r, m);
@@ -131,7 +153,7 @@ static void got_state(struct bb_udp *u, struct bb_net_req *r, const struct bb_ms
 		got[i] |= r->t.got[i];
 		n += __builtin_popcountll(got[i]);
 	}
-	if (n > r->t.ngot && r->t.nseg == r->npages)
+	if (r->t.nseg == r->npages && got[0] & ~r->t.got[0] & ~r->t.packed)
 		bb_udp_passed(p, r, u->now);
 	if (n == r->t.nseg) {
 		finish(u, r, m);
@@ -195,6 +217,12 @@ static void got_refusal(struct bb_udp *u, struct bb_net_req *r, const struct bb_
 	if (m->status == BB_ST_STALE && (r->cmd == BB_CMD_WRITE || r->cmd == BB_CMD_DELETE)) {
 		u->sh->stats.again++;
 		bb_udp_again(u, r);
+		return;
+	}
+	/* A bbd of before that one has its HELLO's place, or its lz4 is not ours. */
+	if (m->status == BB_ST_MALFORMED && r->t.lz4) {
+		u->sh->stats.nacks[m->status]++;
+		bb_udp_plain(u, r);
 		return;
 	}
 	if (r->cmd == BB_CMD_WRITE)

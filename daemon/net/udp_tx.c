@@ -30,7 +30,7 @@ void bb_udp_tx_flush(struct bb_udp *u)
 			continue;
 		}
 		/* Anything else is a loss like others: it is sent again in time. */
-		if (errno == EMSGSIZE && tx->iov[i][1].iov_len == BB_SEG_LARGE && !tx->peer[i]->narrow) {
+		if (errno == EMSGSIZE && tx->iov[i][1].iov_len > BB_SEG_SMALL && !tx->peer[i]->narrow) {
 			tx->peer[i]->narrow = true;
 			tx->peer[i]->small = true;
 			tx->peer[i]->mtu_at = bb_now_ns();
@@ -80,6 +80,29 @@ static void tx_add(struct bb_udp *u, struct bb_net_req *r, uint64_t ptr, struct 
 	tx->peer[i] = p;
 }
 
+/* The segment's bytes, as short as they get. Return: where they are; m says how many. */
+static const uint8_t *pack(struct bb_udp *u, struct bb_net_req *r, struct bb_msg *m, const uint8_t *data)
+{
+	uint8_t *to;
+	uint32_t n;
+
+	if (u->tx.n == BB_UDP_TX)
+		bb_udp_tx_flush(u);
+	to = u->packed + (size_t)u->tx.n * BB_SEG_LARGE; /* of the packet that it goes into */
+	n = bb_lz4_pack(u->lz4, data, m->length, to);
+	if (!n) {
+		u->sh->stats.lz4_raw++;
+		return data;
+	}
+	u->sh->stats.lz4_tx++;
+	u->sh->stats.lz4_saved += m->length - n;
+	m->flags = (uint8_t)(BB_F_LZ4 | (m->length == BB_SEG_SMALL ? BB_F_SMALL : 0));
+	if (m->length == BB_SEG_LARGE)
+		r->t.packed |= 1ULL << m->seg;
+	m->length = n;
+	return to;
+}
+
 /* Segment seg of a WRITE or ALLOC_WRITE. */
 static void tx_data(struct bb_udp *u, struct bb_net_req *r, uint16_t seg)
 {
@@ -87,8 +110,11 @@ static void tx_data(struct bb_udp *u, struct bb_net_req *r, uint16_t seg)
 	const uint32_t len = spp == 1 ? BB_SEG_LARGE : BB_SEG_SMALL, at = seg % spp * len;
 	const struct bb_net_page *page = &r->pages[seg / spp];
 	struct bb_msg m = { .flags = r->cmd == BB_CMD_ALLOC_WRITE ? r->flags : 0, .seg = seg, .nseg = r->t.nseg, .length = len };
+	const uint8_t *data = (const uint8_t *)page->data + at;
 
-	tx_add(u, r, (r->cmd == BB_CMD_ALLOC_WRITE ? 0 : page->ptr) + at, &m, (const uint8_t *)page->data + at, len);
+	if (r->t.lz4)
+		data = pack(u, r, &m, data);
+	tx_add(u, r, (r->cmd == BB_CMD_ALLOC_WRITE ? 0 : page->ptr) + at, &m, data, m.length);
 }
 
 /*
@@ -151,7 +177,7 @@ static void tx_request(struct bb_udp *u, struct bb_net_req *r)
 		tx_add(u, r, r->ptr, &m, NULL, 0);
 		break;
 	default:
-		m.flags = r->t.nseg > r->len / BB_PAGE_SIZE ? BB_F_SMALL : 0;
+		m.flags = (uint8_t)((r->t.nseg > r->len / BB_PAGE_SIZE ? BB_F_SMALL : 0) | (r->t.lz4 ? BB_F_LZ4 : 0));
 		m.length = r->len;
 		tx_add(u, r, r->ptr, &m, NULL, 0);
 	}
@@ -178,6 +204,12 @@ static uint16_t segments(struct bb_udp_peer *p, const struct bb_net_req *r, uint
 	}
 }
 
+/* A trial whether large segments pass is no trial with shorter ones. */
+static bool compressed(const struct bb_udp_peer *p, const struct bb_net_req *r)
+{
+	return p->lz4 && !r->t.plain && p->there.trial != r && p->back.trial != r;
+}
+
 /* Gives it an id, and a buffer where its answer needs one. Return: false where it must wait. */
 static bool start(struct bb_udp *u, struct bb_udp_peer *p, struct bb_net_req *r, uint64_t now)
 {
@@ -190,6 +222,7 @@ static bool start(struct bb_udp *u, struct bb_udp_peer *p, struct bb_net_req *r,
 		r->t.id = p->next_id++;
 		p->ring[r->t.id % BB_SESSION_WINDOW] = r;
 		bb_udp_large(p, r);
+		r->t.lz4 = r->cmd == BB_CMD_WRITE && compressed(p, r);
 		return true;
 	}
 	if (u->nreads == BB_UDP_READS || (r->t.nseg > 1 && !r->t.buf && !u->nfree))
@@ -202,6 +235,7 @@ static bool start(struct bb_udp *u, struct bb_udp_peer *p, struct bb_net_req *r,
 	u->read_ring[r->t.id % BB_UDP_READS] = r;
 	u->nreads++;
 	bb_udp_large(p, r);
+	r->t.lz4 = (r->cmd == BB_CMD_READ || r->cmd == BB_CMD_READ_RUN) && compressed(p, r);
 	return true;
 }
 

@@ -21,6 +21,9 @@
 #define BB_SEG_LARGE 4096
 #define BB_WIRE_MTU_LARGE (40 + 8 + (int)sizeof(struct bb_hdr) + BB_SEG_LARGE)
 
+/* What lz4 does not make shorter by an eighth goes as it is. */
+#define BB_LZ4_MAX(seg) ((seg) - (seg) / 8)
+
 #define BB_RUN_PAGES_MAX 15	/* READ_RUN: pages; a GSO send carries 64 KiB */
 #define BB_BATCH_PAGES_MAX 64	/* WRITE: pages acknowledged at once */
 #define BB_CREATE_MAX 64	/* CREATE: extents asked for at once */
@@ -36,9 +39,10 @@ enum bb_update {
 };
 
 /* bb_hdr.flags */
-#define BB_F_SMALL 0x01	/* READ: answer in segments of BB_SEG_SMALL */
+#define BB_F_SMALL 0x01	/* READ: answer in segments of BB_SEG_SMALL; with LZ4: of such a segment */
 #define BB_F_PROBE 0x02	/* WRITE: no data; say what has arrived of this id */
 #define BB_F_SHARED 0x04	/* CREATE: other nodes may read */
+#define BB_F_LZ4 0x08	/* READ: the answer may be compressed; with data: this segment is */
 
 /* bb_hdr.status of a reply. Anything but OK is a refusal; nothing was done. */
 enum bb_status {

@@ -126,6 +126,19 @@ static inline bool spoiled(void)
 	return __builtin_expect(spoil != 0, 0) && __atomic_sub_fetch(&spoil, 1, __ATOMIC_RELAXED) == 0;
 }
 
+/*
+ * Word i of a page as a compressor would have it: the second half zeros, or a
+ * text of 256 words of eight letters, which lz4 makes half as long.
+ */
+static inline uint64_t compressible_word(bool text, unsigned int i, uint64_t seed)
+{
+	const uint64_t z = (seed + i * 0x9e3779b97f4a7c15ULL) * 0xbf58476d1ce4e5b9ULL;
+
+	if (!text)
+		return i < WORDS / 2 ? seed + i * 0x9e3779b97f4a7c15ULL : 0;
+	return (mix((z >> 56) + 1) & 0x0f0f0f0f0f0f0f0fULL) + 0x6161616161616161ULL;
+}
+
 /* Return: index of the first word that differs, or n. */
 static inline unsigned int words_differ(const void *at, unsigned int n, uint64_t seed)
 {

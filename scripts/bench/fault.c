@@ -17,6 +17,7 @@
  * --file: the buffer is that file, mapped, and not memory of the program.
  * --every N: only one page in N is ever touched; pages are counted without the others.
  * --allocations N: so many pieces, which the program has allocated each for itself.
+ * --content random|half|text: pages that can be compressed, see bench.h.
  *
  * The time of a touch is that of the first access to the page; the whole page
  * is compared after it. "slow" are the touches of more than 2 microseconds:
@@ -40,6 +41,8 @@ static uint64_t npages, at;
 static uint64_t every = 1, npieces = 1, per_piece; /* pages that are touched */
 static uint8_t **piece;
 static uint32_t *version;
+enum { RANDOM, HALF, TEXT };
+static int content;
 
 static struct worker {
 	pthread_t thread;
@@ -63,9 +66,34 @@ static uint8_t *page_at(uint64_t page)
 	return piece[page / per_piece] + page % per_piece * every * PAGE;
 }
 
+static void fill(uint64_t page)
+{
+	const uint64_t seed = seed_of(page);
+	uint64_t *w = (void *)page_at(page);
+
+	if (content == RANDOM)
+		words_fill(w, WORDS, seed);
+	for (unsigned int i = 0; content != RANDOM && i < WORDS; i++)
+		w[i] = compressible_word(content == TEXT, i, seed);
+}
+
+static unsigned int first_wrong(uint64_t page)
+{
+	const uint64_t *w = (const void *)page_at(page), seed = seed_of(page);
+	unsigned int i = 0;
+
+	if (content == RANDOM)
+		return words_differ(w, WORDS, seed);
+	if (spoiled())
+		return 0;
+	while (i < WORDS && w[i] == compressible_word(content == TEXT, i, seed))
+		i++;
+	return i;
+}
+
 static void check(uint64_t page)
 {
-	unsigned int i = words_differ(page_at(page), WORDS, seed_of(page));
+	unsigned int i = first_wrong(page);
 
 	if (i != WORDS)
 		fail("page %lu of %lu at %p, word %u: other bytes than were written (version %u)", page, npages,
@@ -84,7 +112,7 @@ static void touch(struct worker *w, uint64_t page, bool write)
 	check(page);
 	if (write) {
 		version[page]++;
-		words_fill(page_at(page), WORDS, seed_of(page));
+		fill(page);
 	}
 }
 
@@ -265,13 +293,19 @@ static uint8_t *map_file(const char *path)
 	return p;
 }
 
+/* Return: what pages are made of, or -1. */
+static int kind_of(const char *name)
+{
+	return !strcmp(name, "random") ? RANDOM : !strcmp(name, "half") ? HALF : !strcmp(name, "text") ? TEXT : -1;
+}
+
 int main(int argc, char **argv)
 {
 	const char *file = NULL;
 	char line[128], what[16];
 
 	if (argc < 2 || argc % 2)
-		bad_option("an argument", "expected SIZE [--file PATH | --every N | --allocations N]...");
+		bad_option("an argument", "expected SIZE [--file PATH | --every N | --allocations N | --content KIND]...");
 	npages = arg_size("size", argv[1]) / PAGE;
 	for (int i = 2; i < argc; i += 2) {
 		if (!strcmp(argv[i], "--file"))
@@ -280,6 +314,8 @@ int main(int argc, char **argv)
 			every = strtoul(argv[i + 1], NULL, 10);
 		else if (!strcmp(argv[i], "--allocations"))
 			npieces = strtoul(argv[i + 1], NULL, 10);
+		else if (!strcmp(argv[i], "--content") && kind_of(argv[i + 1]) >= 0)
+			content = kind_of(argv[i + 1]);
 		else
 			bad_option("an option", argv[i]);
 	}
@@ -299,7 +335,7 @@ int main(int argc, char **argv)
 	}
 	version = own_alloc(npages * sizeof(*version));
 	for (uint64_t i = 0; i < npages; i++)
-		words_fill(page_at(i), WORDS, seed_of(i));
+		fill(i);
 	printf("{\"pid\":%d,\"pages\":%lu}\n", (int)getpid(), npages);
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {

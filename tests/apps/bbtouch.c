@@ -26,6 +26,9 @@
 #define HOT_TOUCHES 90 /* ... get this percent of the touches */
 
 enum pattern { SEQ, RAND, STRIDE, HOT };
+enum content { RANDOM, HALF, TEXT };
+static const char *const content_name[] = {"random", "half", "text", NULL};
+static enum content content;
 static const char *const pattern_name[] = {"seq", "rand", "stride", "hot", NULL};
 enum how { MALLOC, CALLOC, MMAP, MEMALIGN };
 static const char *const how_name[] = {"malloc", "calloc", "mmap", "memalign", NULL};
@@ -93,6 +96,19 @@ static uint64_t hist_quantile(const struct hist *h, unsigned int permille)
 
 /* --- pages ---------------------------------------------------------------- */
 
+/* Half: the second half is zeros. Text: 256 words of eight letters, which lz4 makes half as long. */
+static uint64_t word(uint64_t base, unsigned int i)
+{
+	uint64_t z;
+
+	if (content == RANDOM || (content == HALF && i < WORDS / 2))
+		return base + i * STEP;
+	if (content == HALF)
+		return 0;
+	z = (base + i * STEP) * 0xbf58476d1ce4e5b9ULL;
+	return (mix((z >> 56) + 1) & 0x0f0f0f0f0f0f0f0fULL) + 0x6161616161616161ULL;
+}
+
 static uint64_t base_of(uint64_t page, uint32_t v)
 {
 	return mix(page << 32 ^ v ^ seed << 17);
@@ -103,7 +119,7 @@ static void page_write(uint64_t page, uint32_t v)
 	uint64_t *w = (uint64_t *)(void *)(buffer + page * PAGE), base = base_of(page, v);
 
 	for (unsigned int i = 0; i < WORDS; i++)
-		w[i] = base + i * STEP;
+		w[i] = word(base, i);
 }
 
 static void page_check(uint64_t page, uint32_t v)
@@ -112,13 +128,13 @@ static void page_check(uint64_t page, uint32_t v)
 	uint64_t base = base_of(page, v), bad = 0;
 
 	for (unsigned int i = 0; i < WORDS; i++)
-		bad |= w[i] ^ (base + i * STEP);
+		bad |= w[i] ^ word(base, i);
 	if (!bad)
 		return;
 	for (unsigned int i = 0; i < WORDS; i++)
-		if (w[i] != base + i * STEP)
+		if (w[i] != word(base, i))
 			fail("page %lu of %lu at %p, word %u: have %016lx, want %016lx (version %u)", page, npages,
-			     (const void *)&w[i], i, w[i], base + i * STEP, v);
+			     (const void *)&w[i], i, w[i], word(base, i), v);
 	fail("page %lu at %p changed between two reads", page, (const void *)w);
 }
 
@@ -267,7 +283,7 @@ static void usage(void)
 {
 	puts("usage: bbtouch [--size SIZE] [--pattern seq|rand|stride|hot] [--stride PAGES] [--writes PERCENT]\n"
 	     "               [--threads N] [--ops N | --seconds S] [--seed N] [--alloc malloc|calloc|mmap|memalign]\n"
-	     "               [--json]\n"
+	     "               [--content random|half|text] [--json]\n"
 	     "--ops counts a thread; 0 with --seconds 0 only fills and verifies. Default: --size 64M --seconds 2");
 	exit(0);
 }
@@ -278,7 +294,7 @@ static void options(int argc, char **argv)
 		{"size", 1, NULL, 'z'},	   {"pattern", 1, NULL, 'p'}, {"stride", 1, NULL, 'd'},
 		{"writes", 1, NULL, 'w'},  {"threads", 1, NULL, 't'}, {"ops", 1, NULL, 'o'},
 		{"seconds", 1, NULL, 's'}, {"seed", 1, NULL, 'r'},    {"alloc", 1, NULL, 'a'},
-		{"json", 0, NULL, 'j'},	   {"help", 0, NULL, 'h'},    {0},
+		{"content", 1, NULL, 'c'}, {"json", 0, NULL, 'j'},	   {"help", 0, NULL, 'h'},    {0},
 	};
 	bool limited = false;
 	uint64_t v;
@@ -320,6 +336,9 @@ static void options(int argc, char **argv)
 			break;
 		case 'a':
 			how = (enum how)choice("--alloc", optarg, how_name);
+			break;
+		case 'c':
+			content = (enum content)choice("--content", optarg, content_name);
 			break;
 		case 'j':
 			json = true;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What bbctl says of RDMA: the device or why there is none, what the home gives, and each node's way. */
+/* How pages travel: by RDMA or why not, what the home gives, each node's way; compressed or not. */
 #include "control/control.h"
 #include "net/rdma.h"
 
@@ -21,6 +21,17 @@ void bb_control_transport(const struct bb_peer *p, json_t *o)
 	}
 	json_object_set_new(o, "transport", json_string(way));
 	json_object_set_new(o, "transport_why", json_string(why));
+}
+
+void bb_control_compress(struct bb_control *c, const struct bb_peer *p, json_t *o)
+{
+	const enum bb_compress how = bb_peers_config(c->peers)->compress;
+
+	json_object_set_new(o, "lz4", json_boolean(bb_peers_compress(c->peers, p)));
+	if (!p->self)
+		return;
+	json_object_set_new(o, "compress", json_string(bb_compress_name[how]));
+	json_object_set_new(o, "link_mbit", json_integer(bb_peers_link_speed(c->peers)));
 }
 
 json_t *bb_control_rdma(struct bb_control *c)
