@@ -16,7 +16,7 @@ enum bb_compress { BB_COMPRESS_OFF = 0, BB_COMPRESS_AUTO, BB_COMPRESS_ON };
 extern const char *const bb_compress_name[];
 
 /* auto: links of so many megabits a second or less (make bench ONLY=compress). */
-#define BB_COMPRESS_MBIT 1000
+#define BB_COMPRESS_MBIT 500
 
 /*
  * Of the interface, in megabits a second; sock: any socket of the same network

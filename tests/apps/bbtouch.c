@@ -26,8 +26,8 @@
 #define HOT_TOUCHES 90 /* ... get this percent of the touches */
 
 enum pattern { SEQ, RAND, STRIDE, HOT };
-enum content { RANDOM, HALF, TEXT };
-static const char *const content_name[] = {"random", "half", "text", NULL};
+enum content { RANDOM, HALF, TEXT, ZERO };
+static const char *const content_name[] = {"random", "half", "text", "zero", NULL};
 static enum content content;
 static const char *const pattern_name[] = {"seq", "rand", "stride", "hot", NULL};
 enum how { MALLOC, CALLOC, MMAP, MEMALIGN };
@@ -103,7 +103,7 @@ static uint64_t word(uint64_t base, unsigned int i)
 
 	if (content == RANDOM || (content == HALF && i < WORDS / 2))
 		return base + i * STEP;
-	if (content == HALF)
+	if (content == HALF || content == ZERO)
 		return 0;
 	z = (base + i * STEP) * 0xbf58476d1ce4e5b9ULL;
 	return (mix((z >> 56) + 1) & 0x0f0f0f0f0f0f0f0fULL) + 0x6161616161616161ULL;
@@ -170,11 +170,11 @@ static void touch(struct worker *w, uint64_t page, bool write)
 		/* The old version is checked in the word that is about to go. */
 		uint64_t old = *first;
 
-		*first = base_of(page, version[page] + 1);
+		*first = word(base_of(page, version[page] + 1), 0);
 		hist_add(&w->hist, now_ns() - t);
-		if (old != base_of(page, version[page]))
+		if (old != word(base_of(page, version[page]), 0))
 			fail("page %lu of %lu at %p, word 0: have %016lx, want %016lx (version %u)", page, npages,
-			     (void *)(uintptr_t)first, old, base_of(page, version[page]), version[page]);
+			     (void *)(uintptr_t)first, old, word(base_of(page, version[page]), 0), version[page]);
 		page_write(page, ++version[page]);
 		w->wrote++;
 	} else {
@@ -283,7 +283,7 @@ static void usage(void)
 {
 	puts("usage: bbtouch [--size SIZE] [--pattern seq|rand|stride|hot] [--stride PAGES] [--writes PERCENT]\n"
 	     "               [--threads N] [--ops N | --seconds S] [--seed N] [--alloc malloc|calloc|mmap|memalign]\n"
-	     "               [--content random|half|text] [--json]\n"
+	     "               [--content random|half|text|zero] [--json]\n"
 	     "--ops counts a thread; 0 with --seconds 0 only fills and verifies. Default: --size 64M --seconds 2");
 	exit(0);
 }

@@ -36,6 +36,7 @@ static uint64_t rng, packets, answers, refused[BB_ST_MAX];
 static struct bb_key key;
 static struct bb_serve serve;
 static struct bb_adopt *adopt;
+static struct bb_lz4 *lz4;
 static uint64_t known[KNOWN]; /* pointers that the home has given out */
 static uint8_t *exact;	      /* the packet, at the end of a block of its own size */
 static uint64_t next_id = 1;
@@ -88,7 +89,8 @@ static int take(void *arg, const struct bb_serve_out *o)
 	for (unsigned int i = 0; i < o->nseg; i++) {
 		const struct iovec *h = &o->iov[2 * i], *p = h + 1;
 
-		if (h->iov_len != 40 || p->iov_len > BB_SEG_LARGE || h->iov_len + p->iov_len != o->size)
+		if (h->iov_len != 40 || p->iov_len > BB_SEG_LARGE ||
+		    (o->uneven ? h->iov_len + p->iov_len > o->size : h->iov_len + p->iov_len != o->size))
 			fail("an answer of uneven segments");
 		memcpy(whole, h->iov_base, 40);
 		memcpy(whole + 40, p->iov_base, p->iov_len);
@@ -140,14 +142,14 @@ static void again(struct packet *p)
 	case 1:
 		if (p->dst.cmd != BB_CMD_WRITE)
 			break;
-		p->m.flags = BB_F_PROBE;
+		p->m.flags = BB_F_PROBE; /* not LZ4: it has no data */
 		p->m.seg = 0;
 		p->m.length = 0;
 		p->paylen = 0;
 		break;
 	default:
 		p->m.seg = (uint16_t)rnd(p->m.nseg);
-		if (p->m.length == BB_SEG_SMALL)
+		if (bb_wire_plain(&p->m) == BB_SEG_SMALL)
 			p->dst.ptr = (p->dst.ptr & ~BB_PAGE_MASK) + p->m.seg % 4 * BB_SEG_SMALL;
 	}
 }
@@ -184,7 +186,7 @@ static void good(struct packet *p)
 	case BB_CMD_READ:
 	case BB_CMD_READ_RUN:
 		p->m.length = (uint32_t)((p->dst.cmd == BB_CMD_READ ? 1 : 1 + rnd(15)) * 4096);
-		p->m.flags = small ? BB_F_SMALL : 0;
+		p->m.flags = (uint8_t)((small ? BB_F_SMALL : 0) | (rnd(2) ? BB_F_LZ4 : 0));
 		return;
 	case BB_CMD_ALLOC_WRITE:
 	case BB_CMD_WRITE:
@@ -197,6 +199,14 @@ static void good(struct packet *p)
 		p->dst.ptr += small ? p->m.seg % 4 * seg : 0;
 		p->paylen = seg;
 		p->payload[rnd(seg)] = (uint8_t)rnd(256);
+		/* Some are compressed, some only say so. */
+		if (p->dst.cmd == BB_CMD_WRITE && !rnd(3)) {
+			uint8_t page[BB_SEG_LARGE] = { [7] = (uint8_t)rnd(256), [900] = (uint8_t)rnd(256) };
+			uint32_t n = rnd(4) ? bb_lz4_pack(lz4, page, seg, p->payload) : 1 + (uint32_t)rnd(BB_LZ4_MAX(seg));
+
+			p->m.flags = (uint8_t)(BB_F_LZ4 | (small ? BB_F_SMALL : 0));
+			p->paylen = n;
+		}
 		break;
 	default:
 		break;
@@ -353,7 +363,7 @@ int main(int argc, char **argv)
 {
 	const uint64_t seconds = argc > 1 ? strtoull(argv[1], NULL, 10) : 10;
 	const struct bb_home_config hc = { .lend = LEND };
-	struct bb_peers_config pc = { .node = OWN, .port = 1, .boot = BOOT };
+	struct bb_peers_config pc = { .node = OWN, .port = 1, .boot = BOOT, .compress = BB_COMPRESS_ON };
 	struct bb_home_stats hs;
 	struct bb_peers *peers;
 	struct bb_home *home;
@@ -364,8 +374,9 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	bb_log_init("fuzz_wire", BB_LOG_ERROR);
 	silence();
+	lz4 = bb_lz4_new();
 	memset(pc.key.raw, 1, sizeof(pc.key.raw));
-	if (bb_key_derive(&pc.key) || bb_home_new(&home, &hc) || bb_peers_new(&peers, &pc) ||
+	if (!lz4 || bb_key_derive(&pc.key) || bb_home_new(&home, &hc) || bb_peers_new(&peers, &pc) ||
 	    bb_serve_init(&serve, peers, home, NULL) || bb_adopt_new(&adopt, home, NULL)) {
 		dprintf(err, "fuzz_wire: cannot start\n");
 		return 2;
@@ -401,6 +412,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < BB_ST_MAX; i++)
 		printf(" %lu", refused[i]);
 	printf("; %u sessions; nothing found\n", bb_sessions_count(serve.sessions));
+	bb_lz4_free(lz4);
 	bb_adopt_free(adopt);
 	bb_serve_fini(&serve);
 	bb_peers_free(peers);

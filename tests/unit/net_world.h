@@ -52,6 +52,8 @@ struct world {
 };
 
 static struct world w;
+static enum bb_compress world_compress[3]; /* by node */
+static uint8_t world_flags;		 /* of HELLOs */
 
 /* Return: 0, or 1 where this cannot be done here. */
 static int world_namespace(void)
@@ -75,7 +77,8 @@ static void world_mtu(int mtu)
 static void world_hear(struct bb_peers *p, uint16_t node, uint32_t boot, uint16_t tenant)
 {
 	static uint64_t id;
-	struct bb_hello h = { .node = node, .port = PORT, .boot = boot, .tenant = tenant, .lent = 1 << 30, .free = 1 << 30 };
+	struct bb_hello h = { .node = node, .port = PORT, .boot = boot, .tenant = tenant, .lent = 1 << 30, .free = 1 << 30,
+			      .flags = world_flags };
 	struct bb_hdr hdr = { .version = BB_WIRE_VERSION, .nseg = htobe16(1), .length = htobe32(BB_HELLO_BYTES),
 			      .id = htobe64(++id) };
 	struct in6_addr src = { .s6_addr = { 0xfe, 0x80, [15] = (uint8_t)node } };
@@ -88,7 +91,8 @@ static void world_hear(struct bb_peers *p, uint16_t node, uint32_t boot, uint16_
 
 static struct bb_peers *world_peers(uint16_t node, uint32_t boot, uint16_t tenant, const struct bb_key *key)
 {
-	struct bb_peers_config cfg = { .node = node, .tenant = tenant, .port = PORT, .boot = boot, .key = *key };
+	struct bb_peers_config cfg = { .node = node, .tenant = tenant, .port = PORT, .boot = boot, .key = *key,
+				       .compress = node < 3 ? world_compress[node] : BB_COMPRESS_OFF };
 	struct bb_peers *p = NULL;
 
 	assert_int_equal(bb_peers_new(&p, &cfg), 0);

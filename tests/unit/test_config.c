@@ -71,7 +71,7 @@ static void bad_values(void **state)
 		{ "--nonsense", "1" },	{ "--store", "/tmp" }, { "--quota", "1X" },   { "word", "word" },
 		{ "--keep", "-1" },	{ "--replicas", "3" },	{ "--kernel", "on" },	{ "--keep", "100000" },
 		{ "--socket", "" },	{ "--key", "" },       { "--store", "" },     { "--peer", "" },
-		{ "--xdp", "on" },	{ "--transport", "tcp" }, { "--transport", "rdma" },
+		{ "--xdp", "on" },	{ "--transport", "tcp" }, { "--compress", "yes" }, { "--transport", "rdma" },
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

@@ -9,6 +9,7 @@
 
 #include "net_world.h"
 
+#include "net/compress.h"
 #include "net/serve.h"
 
 static struct bb_serve serve;
@@ -103,6 +104,44 @@ static int tear_down(void **state)
 	bb_peers_free(w.there);
 	bb_home_free(w.home);
 	return 0;
+}
+
+/* Compressed segments: of what is not lz4 of just so many bytes nothing is written. */
+static void test_compressed(void **state)
+{
+	struct bb_lz4 *z = bb_lz4_new();
+	uint8_t one[4096], packed[4096], bad[4096];
+	uint64_t x = create(1), id = 2;
+	uint32_t n, small;
+
+	memset(one, 1, sizeof(one));
+	memset(bad, 2, sizeof(bad));
+	assert_int_equal(put(BB_CMD_WRITE, x, MSG(.id = id, .floor = 2, .length = 4096), one, 4096), BB_ST_OK);
+	small = bb_lz4_pack(z, bad, 1024, packed);
+	/* Of a shorter segment; of a longer one; random bytes; the length of an empty page. */
+	assert_int_equal(put(BB_CMD_WRITE, x, MSG(.id = ++id, .floor = 2, .length = small, .flags = BB_F_LZ4), packed, small),
+			 BB_ST_MALFORMED);
+	n = bb_lz4_pack(z, bad, 4096, packed);
+	assert_int_equal(put(BB_CMD_WRITE, x, MSG(.id = ++id, .floor = 2, .nseg = 4, .length = n, .flags = BB_F_LZ4 | BB_F_SMALL),
+			     packed, n),
+			 BB_ST_MALFORMED);
+	for (unsigned int k = 1; k < 3585; k += 97) {
+		fill(bad, k);
+		assert_int_equal(put(BB_CMD_WRITE, x, MSG(.id = ++id, .floor = 2, .length = k, .flags = BB_F_LZ4), bad, k),
+				 BB_ST_MALFORMED);
+		for (unsigned int i = 0; i < 4096; i += 1023)
+			assert_int_equal(byte_at(x + i), 1);
+	}
+	/* The good one, once; its id is done then. */
+	assert_int_equal(put(BB_CMD_WRITE, x, MSG(.id = ++id, .floor = 2, .length = n, .flags = BB_F_LZ4), packed, n), BB_ST_OK);
+	assert_int_equal(byte_at(x + 4095), 2);
+	assert_int_equal(put(BB_CMD_WRITE, x, MSG(.id = id, .floor = 2, .length = 4096), one, 4096), BB_ST_OK);
+	assert_int_equal(byte_at(x), 2);
+	/* This home's --compress is off: it may be asked, and answers plainly. */
+	assert_int_equal(put(BB_CMD_READ, x, MSG(.length = 4096, .flags = BB_F_LZ4), NULL, 0), BB_ST_OK);
+	assert_int_equal(last.flags, 0);
+	assert_int_equal(last.length, 4096);
+	bb_lz4_free(z);
 }
 
 static void test_late_write(void **state)
@@ -301,6 +340,7 @@ static void test_sessions(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_compressed, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_late_write, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_any, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_probe, set_up, tear_down),
