@@ -16,7 +16,7 @@ SPIN_US = 50
 
 class Rack:
     def __init__(self, mtu, hosts=2, name="", env=None, switch="bridge", programs=False, spin=SPIN_US,
-                 lend="1G"):
+                 lend="1G", bbd=""):
         """name tells racks of one MTU apart; env is for its bbds, on top of ours.
 
         A plain bridge unless said otherwise: the switch program forwards pages
@@ -34,7 +34,7 @@ class Rack:
         call(
             [*self.base, "--mtu", str(mtu), "--lend", lend, "--owner", str(os.getpid()),
              "--switch", switch, "--host-programs", "on" if programs else "off",
-             "--bbd-args", f"--spin {spin}", "up", str(hosts)],
+             "--bbd-args", f"--spin {spin} {bbd}".strip(), "up", str(hosts)],
             "bbrack up", env=environment(**(env or {})),
         )
         try:
