@@ -185,13 +185,16 @@ class Server:
                 if self.file.readline() != b"+OK\r\n":
                     raise Failed("redis-server did not take a value")
 
+    def compare(self, keys):
+        self.sock.sendall(b"".join(b"*2\r\n$3\r\nGET\r\n$16\r\n%s\r\n" % k for k in keys))
+        for k in keys:
+            if self.file.readline() != b"$1024\r\n" or not same(self.file.read(1026), value_of(k) + b"\r\n"):
+                raise Mismatch(f"redis: {k.decode()} has other bytes than were written")
+
     def check(self):
         """Compares every value."""
         for keys in self.batches():
-            self.sock.sendall(b"".join(b"*2\r\n$3\r\nGET\r\n$16\r\n%s\r\n" % k for k in keys))
-            for k in keys:
-                if self.file.readline() != b"$1024\r\n" or not same(self.file.read(1026), value_of(k) + b"\r\n"):
-                    raise Mismatch(f"redis: {k.decode()} has other bytes than were written")
+            self.compare(keys)
 
     def used(self):
         """Bytes, as redis counts them."""

@@ -17,25 +17,25 @@ import socket
 import subprocess
 import time
 
-from common import BUILD, TOP, Failed, Mismatch, Skipped, built, call, call_json, environment, finish, memfd, progress, row, start, stop
+from common import (
+    TOP, Failed, Mismatch, Skipped, built, call, call_json, environment, finish, memfd, progress, quick, row, rundir, same, start,
+    stop,
+)
 from fits import digest_of, lines
-from peers import MIB
-from peers_apps import Server
+from peers_apps import MIB, Server, key_of
 from policy_jobs import zipf
 
 TOUCHES = 12 << 20  # at most; a record is 8 bytes, and what is not written takes no memory
 PYTHON = "/usr/bin/python3"
-REDIS_KEYS, REDIS_GETS = 36000, 60000
-NUMPY_MIB, SORT_LINES = 48, 250000
-HOT_PAGES, HOT_OPS = 2048, 120000
+REDIS_KEYS, REDIS_GETS = quick(36000, 9000), quick(60000, 9000)
+NUMPY_MIB, SORT_LINES = quick(48, 16), quick(250000, 60000)
+HOT_PAGES, HOT_OPS = 2048, quick(120000, 20000)
 
 
 @contextlib.contextmanager
 def tracer(trace):
     """bbd's stand-in for one program. trace: a descriptor. Yields what makes a command one that is recorded."""
-    where = os.path.join(BUILD, "bench", f"tracer-{os.getpid()}.sock")
-    if len(where) > 100:
-        raise Skipped(f"{where} is too long for a socket")
+    where = os.path.join(rundir(), "tracer.sock")
     os.ftruncate(trace, 24 + 8 * TOUCHES)
     said = memfd("bench-tracer")
     p = start([built("bench/tracer"), "--embedded", "--config", "/dev/null", "--socket", where, "--lend", "512M"],
@@ -65,22 +65,13 @@ def tracer(trace):
 
 
 def redis(command, pick):
-    """Fills redis, GETs values, eight at a time. The first of each batch is compared, and all at the end."""
+    """Fills redis, GETs and compares values, eight at a time, and all of them in the end."""
     if not shutil.which("redis-server"):
         raise Skipped("redis is not installed")
     r = Server(command, REDIS_KEYS)
     try:
-        keys = [f"key:{i:012d}".encode() for i in pick]
-        with socket.socket(socket.AF_UNIX) as k:
-            k.settimeout(120)
-            k.connect(r.path)
-            with k.makefile("rb", 1 << 16) as f:
-                for at in range(0, len(keys), 8):
-                    names = keys[at:at + 8]
-                    k.sendall(b"".join(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(n), n) for n in names))
-                    for n in names:
-                        if f.readline() != b"$1024\r\n" or len(f.read(1026)) != 1026:
-                            raise Mismatch(f"redis: {n.decode()} is not there")
+        for at in range(0, len(pick), 8):
+            r.compare([key_of(i) for i in pick[at:at + 8]])
         r.check()
     finally:
         r.close()
@@ -95,14 +86,14 @@ def redis_zipf(command):
     redis(command, zipf(REDIS_KEYS, REDIS_GETS, 1))
 
 
-def same(name, cmd, command, heap=""):
+def alike(name, cmd, command, heap=""):
     want = call(cmd, name)
-    if call(command(cmd, heap), name, 300) != want:
+    if not same(call(command(cmd, heap), name, 300), want):
         raise Mismatch(f"{name}: another result, other bytes than were written")
 
 
-def job(name):
-    return [PYTHON, os.path.join(TOP, "scripts/bench/policy_jobs.py"), name]
+def job(name, n):
+    return [PYTHON, os.path.join(TOP, "scripts/bench/policy_jobs.py"), name, str(n)]
 
 
 def sqlite(command):
@@ -110,11 +101,11 @@ def sqlite(command):
     heap = ctypes.util.find_library("jemalloc")
     if not heap:
         raise Skipped("jemalloc is not installed")
-    same("sqlite", job("sqlite"), command, heap)
+    alike("sqlite", job("sqlite", quick(50000, 12000)), command, heap)
 
 
 def pydict(command):
-    same("dict", job("dict"), command)
+    alike("dict", job("dict", quick(100000, 25000)), command)
 
 
 def numpy(command):
@@ -122,7 +113,7 @@ def numpy(command):
         call([PYTHON, "-c", "import numpy"], seconds=60)
     except (Failed, OSError):
         raise Skipped("numpy is not installed") from None
-    same("numpy", [PYTHON, os.path.join(TOP, "tests/apps/np_job.py"), str(NUMPY_MIB)], command)
+    alike("numpy", [PYTHON, os.path.join(TOP, "tests/apps/np_job.py"), str(NUMPY_MIB)], command)
 
 
 def sort(command):
@@ -131,8 +122,8 @@ def sort(command):
     try:
         p = start(command(["sort", "--parallel=1", "-S", "256M"]), stdin=src, stdout=dst, stderr=subprocess.PIPE)
         finish(p, "sort", 300)
-        if digest_of(dst) != want:
-            raise Mismatch("sort: its output is not the input in order")
+        if not same(digest_of(dst), want):
+            raise Mismatch("sort: its output is not the input in order, other bytes than were written")
     finally:
         os.close(src)
         os.close(dst)

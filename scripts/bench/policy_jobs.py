@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Jobs whose touches are recorded: python3 policy_jobs.py NAME. See policy.py.
+"""Jobs whose touches are recorded: python3 policy_jobs.py NAME N. See policy.py.
 
 Each says on one line what it found, the same whatever memory it runs in.
 """
@@ -8,8 +8,6 @@ import random
 import sqlite3
 import sys
 
-ROWS = 50000
-KEYS = 100000
 
 
 def zipf(n, k, seed, skew=0.99):
@@ -21,13 +19,13 @@ def zipf(n, k, seed, skew=0.99):
     return rng.choices(names, cum_weights=weights, k=k)
 
 
-def sqlite():
+def sqlite(n):
     """A table in memory with an index: lookups of frequent keys, a full scan, updates; three times."""
     db = sqlite3.connect(":memory:")
     db.execute("create table t (id integer primary key, name text, body text)")
-    db.executemany("insert into t values (?, ?, ?)", ((i, f"n{i * 7919 % ROWS:08d}", f"{i:08d}" * 60) for i in range(ROWS)))
+    db.executemany("insert into t values (?, ?, ?)", ((i, f"n{i * 7919 % n:08d}", f"{i:08d}" * 60) for i in range(n)))
     db.execute("create index t_name on t (name)")
-    wanted, changed = zipf(ROWS, 24000, 1), zipf(ROWS, 3000, 2)
+    wanted, changed = zipf(n, n // 2, 1), zipf(n, n // 16, 2)
     found = 0
     for turn in range(3):
         for i in wanted[turn::3]:
@@ -42,21 +40,21 @@ def key_of(i):
     return i * 2654435761 % (1 << 32)
 
 
-def pydict():
+def pydict(n):
     """A dict of tuples and strings: built, looked up with frequent keys, walked, shrunk and grown; twice."""
-    d = {key_of(i): (i, f"value of {i}") for i in range(KEYS)}
-    wanted = zipf(KEYS, 40000, 3)
+    d = {key_of(i): (i, f"value of {i}") for i in range(n)}
+    wanted = zipf(n, n * 2 // 5, 3)
     found = 0
     for turn in range(2):
         for i in wanted[turn::2]:
             found += len(d[key_of(i)][1])
         found += sum(v[0] for v in d.values())
-        for i in range(turn, KEYS, 16):
+        for i in range(turn, n, 16):
             del d[key_of(i)]
-        for i in range(turn, KEYS, 16):
+        for i in range(turn, n, 16):
             d[key_of(i)] = (i, f"new {i} {turn}")
     return found
 
 
 if __name__ == "__main__":
-    print({"sqlite": sqlite, "dict": pydict}[sys.argv[1]]())
+    print({"sqlite": sqlite, "dict": pydict}[sys.argv[1]](int(sys.argv[2])))

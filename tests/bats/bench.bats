@@ -106,6 +106,16 @@ paper-update paper-read paper-delete"
 	done
 }
 
+@test "which pages to take out: rows come with values" {
+	run bench --quick policy
+	expect_status 0
+	expect_equal "$(rows 'select(.value >= 1) | .name')" "policy-redis policy-redis-zipf policy-sqlite policy-numpy policy-sort \
+policy-dict policy-hot policy-all"
+	run env BENCH_SPOIL=40 B="$BUILD" "$TOP/scripts/bench/run" --quick policy-redis policy-dict policy-sort policy-hot
+	expect_status 1
+	expect_equal "$(rows 'select((.detail.error // "") | test("other bytes") | not) | .name')" "" "$output"
+}
+
 @test "peers: rows come with values, and nothing stays" {
 	run bench --quick peers
 	expect_status 0
