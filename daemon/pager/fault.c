@@ -154,6 +154,8 @@ static enum outcome serve_remote(struct bb_program *p, uint32_t page, bb_pw w, c
 		return OVER_LOST;
 	}
 	bb_fill_remote(p, page, 1, rx, at, bb_now_ns());
+	if (at->last)
+		bb_net_flush(p->pager->net);
 	if (p->pager->cfg.prefetch && !p->no_prefetch)
 		bb_prefetch_fault(p, page, at->thread);
 	return SERVED;
@@ -351,6 +353,7 @@ int bb_fault_poll(struct bb_program *p)
 		__builtin_prefetch(&p->x[page / BB_EXTENT_PAGES], 1);
 		atomic_fetch_add_explicit(&p->ctl->n_fault, 1, memory_order_relaxed);
 		at.thread = msg[i].arg.pagefault.feat.ptid;
+		at.last = i == got - 1;
 		BB_PROBE(fault_received, p->pid, addr, at.enter_ns);
 		/* Parked ones go first, or a storm could starve them. */
 		if (i)

@@ -102,6 +102,7 @@ struct bb_fault_at {
 	uint64_t t_try;		/* it was looked at; later where others went first or there was no credit */
 	uint64_t enter_ns;	/* reading the message took */
 	uint32_t thread;	/* whose; 0: not known */
+	bool last;		/* of those in hand: its page is asked for before anything else is done */
 };
 
 struct bb_fill {
