@@ -24,7 +24,8 @@ TABLE = {"paper-create": "CREATE", "paper-read": "READ", "paper-update": "UPDATE
 KINDS = {"ours": "BlueBridge (another host)", "zram": "swap on zram (local)", "disk": "swap on a file (local)"}
 PEERS = {
     "read": "random\\nreads", "write50": "half\\nwrites", "two": "two\\nthreads", "seq": "scan", "peers-redis-50": "redis\\n50 % local",
-    "peers-redis-25": "redis\\n25 % local", "peers-numpy": "numpy\\n25 %", "peers-sort": "sort\\n25 %",
+    "peers-redis-25": "redis\\n25 %", "peers-numpy-50": "numpy\\n50 %", "peers-numpy-25": "numpy\\n25 %",
+    "peers-sort-50": "sort\\n50 %", "peers-sort-25": "sort\\n25 %",
 }
 HEAD = """set terminal svg size {size} background 'white' font 'sans-serif,12'
 set encoding utf8

@@ -19,7 +19,7 @@ from common import (
 from fits import lines
 from peers import MIB, SLACK, memory, rounds
 
-NAMES = ["peers-redis-50", "peers-redis-25", "peers-numpy", "peers-sort"]
+NAMES = ["peers-redis-50", "peers-redis-25", "peers-numpy-50", "peers-numpy-25", "peers-sort-50", "peers-sort-25"]
 KINDS = ("ours", "zram", "disk")
 REDIS_MIB = int(os.environ.get("BB_BENCH_REDIS_MIB", quick("1024", "48")))
 REDIS_GOAL_MIB = 2048
@@ -71,7 +71,7 @@ def times(name, local, size, want, job, beside=SLACK):
     got, why = rounds(list(KINDS), once)
     m = medians(got)
     disk = f"; / file {m['ours'] / m['disk']:.2f}" if "disk" in m else ""
-    return row(name, m["ours"] / m["zram"] if "zram" in m else None, "ratio", 1.0,
+    return row(name, m["ours"] / m["zram"] if "zram" in m else None, "ratio", 1.0 if name.endswith("-25") else None,
                note=f"{said(got, why, 's')}{disk}; local {local // MIB} MiB", seconds=got)
 
 
@@ -81,12 +81,16 @@ def numpy_job(command):
     return time.monotonic() - t, out
 
 
+def share_of(name, size):
+    return size * int(name.rsplit("-", 1)[1]) // 100
+
+
 def numpy_row(name):
     try:
         _, want = numpy_job(list)
     except Failed as e:
         raise Skipped(str(e)) from None
-    return times(name, NUMPY_MIB * MIB // 4, NUMPY_MIB * MIB, want, numpy_job, SLACK + NUMPY_BESIDE)
+    return times(name, share_of(name, NUMPY_MIB * MIB), NUMPY_MIB * MIB, want, numpy_job, SLACK + NUMPY_BESIDE)
 
 
 def sort_job(src, command):
@@ -121,7 +125,7 @@ def sort_row(name):
     del data
     try:
         size = peak(["sort", "--parallel=1", "-S", "2G"], src)
-        r = times(name, size // 4, size, want, lambda c: sort_job(src, c))
+        r = times(name, share_of(name, size), size, want, lambda c: sort_job(src, c))
     finally:
         os.close(src)
     r["detail"]["note"] += f" of {size // MIB}"
@@ -220,7 +224,6 @@ class Server:
 def redis_row(name):
     if not shutil.which("redis-server") or not shutil.which("redis-benchmark"):
         raise Skipped("redis is not installed")
-    share = int(name.rsplit("-", 1)[1])
     size, used = REDIS_MIB * MIB, []
 
     def job(command):
@@ -238,7 +241,7 @@ def redis_row(name):
 
     def once(kind):
         progress(f"{name}: {kind}")
-        return in_memory(kind, size * share // 100, size, job)
+        return in_memory(kind, share_of(name, size), size, job)
 
     got, why = rounds(list(KINDS), once)
     m = medians(got)
@@ -254,7 +257,7 @@ def rows(names):
     out = []
     for n in names:
         try:
-            out.append({"peers-numpy": numpy_row, "peers-sort": sort_row}.get(n, redis_row)(n))
+            out.append({"numpy": numpy_row, "sort": sort_row, "redis": redis_row}[n.split("-")[1]](n))
         except Skipped as e:
             out.append(row(n, None, "", skipped=f"skipped: {e}"))
     return out

@@ -121,7 +121,8 @@ policy-dict policy-hot policy-all"
 	expect_status 0
 	expect_equal "$(rows 'select(.value == null) | .name')" "" "$output"
 	expect_equal "$(rows .name)" "peers-random-zram peers-random-disk peers-random-file peers-write50 peers-two-threads \
-peers-sequential peers-cpu peers-tail peers-hot-set peers-redis-50 peers-redis-25 peers-numpy peers-sort"
+peers-sequential peers-cpu peers-tail peers-hot-set peers-redis-50 peers-redis-25 peers-numpy-50 \
+peers-numpy-25 peers-sort-50 peers-sort-25"
 	[[ ! -e /run/bluebridge-bench.json ]]
 	! grep -q "$BUILD/bench" /proc/swaps || fail "swap is on"
 	expect_equal "$(large_files)" ""
@@ -129,7 +130,7 @@ peers-sequential peers-cpu peers-tail peers-hot-set peers-redis-50 peers-redis-2
 
 @test "who finds other bytes than were written ends the bench with 1" {
 	run env BENCH_SPOIL=40 B="$BUILD" "$TOP/scripts/bench/run" --quick fits cpu resident kernel-fault paper-disk paper-read \
-		peers-tail peers-redis-25 peers-numpy peers-sort
+		peers-tail peers-redis-25 peers-numpy-25 peers-sort-50
 	expect_status 1
 	expect_equal "$(rows 'select(.value != null) | .name')" "" "a row in spite of it"
 	expect_equal "$(rows 'select((.detail.error // "") | test("other bytes") | not) | .name')" "" "$output"
