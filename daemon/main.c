@@ -165,8 +165,10 @@ static int run_control(struct bb_control *c, int listener, const sigset_t *signa
 {
 	struct listening l = { c, listener, signals };
 	pthread_t t;
-	int r = -pthread_create(&t, NULL, listen_to_all, &l);
+	int r;
 
+	c->self = getpid();
+	r = -pthread_create(&t, NULL, listen_to_all, &l);
 	if (r < 0) {
 		bb_error("control: cannot start its thread (%s)", strerrordesc_np(-r));
 		return r;

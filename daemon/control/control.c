@@ -276,6 +276,9 @@ static bool serve(struct bb_control *c, struct session *s)
 		if (!n)
 			return false;
 		s->json = first == '{';
+		/* The peer is ourselves, by its credentials, but a program has it: it may attach. */
+		if (s->json && s->who.pid == c->self)
+			return false;
 		if (!s->json && first != (char)(BB_ATTACH_MAGIC & 0xff))
 			return false;
 	}

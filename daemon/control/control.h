@@ -40,6 +40,7 @@ struct bb_control {
 	struct bb_rdma_home *rdma; /* NULL: no device, or nothing lent */
 	struct bb_pager *pagers[BB_PAGERS_MAX];
 	unsigned int npagers, next_pager;
+	pid_t self; /* who dials from there has a connection of a pager's, for a fork child */
 	const char *key_file;
 	char key_id[9];
 	struct bb_budget budget;

@@ -20,6 +20,7 @@
 #define NAMES_MAX 65536
 #define GRACE_NS 10000000000ULL /* beyond the time for which the keeper waits */
 #define CHILD_NS 30000000000ULL /* a child attaches before its fork() returns */
+#define CHILDREN 64u /* of one program, on their way; each has its tables, and a place at the keeper */
 #define HELLO_NS 3000000000ULL
 
 static struct bb_program *absent_new(struct bb_pager *pg, uint32_t id, uint64_t wait_ns)
@@ -198,13 +199,21 @@ struct bb_program *bb_again_child(struct bb_program *q)
 {
 	struct bb_pager *pg = q->pager;
 	struct bb_program *p;
+	unsigned int n = 0;
 
+	for (p = pg->programs; p; p = p->next)
+		n += bb_absent(p) && p->parent == q->id;
+	if (n >= CHILDREN) {
+		bb_warn_once("program %u (%s): %u of its fork children have not come yet: no more are let in", q->pid, q->comm, n);
+		return NULL;
+	}
 	pthread_mutex_lock(&pg->lock);
 	p = absent_new(pg, pg->next_id, CHILD_NS);
 	pg->next_id += BB_PAGERS_MAX;
 	pthread_mutex_unlock(&pg->lock);
 	if (!p)
 		return NULL;
+	p->parent = q->id;
 	p->base = q->base;
 	p->npages = q->npages;
 	p->nextents = q->nextents;

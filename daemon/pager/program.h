@@ -194,6 +194,7 @@ struct bb_program {
 	/* again.c */
 	uint32_t again;		/* it says that it is this one; 0: it is new */
 	uint64_t absent_until;	/* it holds home memory but is not here yet; 0: it is */
+	uint32_t parent;	/* absent: the fork child of that region */
 	uint64_t secret[2];
 
 	/* The shared memory; bounds are ours, not what the program writes there. */
@@ -302,6 +303,7 @@ struct bb_pager {
 	bool some_gone;		/* of the programs */
 	struct bb_program *due, **due_end; /* of many: with something to do, or under way */
 	uint64_t sweep_at;	/* when all of many are looked at */
+	uint64_t look_at;	/* when epoll is asked, at the latest */
 	struct bb_resting rest;
 	struct bb_latency latency;
 	unsigned int fills_due;	/* answers that pages wait for */

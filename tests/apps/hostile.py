@@ -69,7 +69,7 @@ def layout():
     x = 4096
     words = x + up(NPAGES // 512 * 8)
     hashes = words + up(NPAGES * 8)
-    slots = hashes + up(NPAGES * 16)
+    slots = hashes + up(NPAGES * 12)
     data = slots + up(NSLOTS * 32)
     return x, words, hashes, slots, data, data + NSLOTS * 4096
 
@@ -134,24 +134,47 @@ def wrong_descriptors():
             os.close(f)
 
 
+TAKEN = []  # rounds of books that were good enough
+
+
+class Books:
+    """What an honest program hands over."""
+
+    def __init__(self):
+        size = layout()[5]
+        self.fd = memfd(size)
+        self.m = mmap.mmap(self.fd, size)
+        area = libc.mmap
+        area.restype = ctypes.c_void_p
+        area.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+        base = area(None, (NPAGES + 512) * 4096, 3, 0x4022, -1, 0)
+        self.base = (base + (2 << 20) - 1) & ~((2 << 20) - 1)
+        self.u, self.k = uffd(), eventfd()
+        struct.pack_into("<IIQQI", self.m, 0, 0x62627267, 4, self.base, NPAGES, NSLOTS)
+
+    def attach(self):
+        s = dial()
+        send(s, request(), [self.u, self.fd, self.k])
+        got = reply(s)
+        return s, bool(got) and struct.unpack_from("<i", got, 8)[0] == 0
+
+    def close(self):
+        self.m.close()
+        for f in (self.u, self.fd, self.k):
+            os.close(f)
+        libc.munmap(ctypes.c_void_p(self.base), NPAGES * 4096)
+
+
 def bad_books(fuzz):
     """Attaches well enough to be served, then writes what it likes."""
-    x, words, hashes, slots, data, size = layout()
-    fd = memfd(size)
-    m = mmap.mmap(fd, size)
-    area = libc.mmap
-    area.restype = ctypes.c_void_p
-    area.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-    base = area(None, (NPAGES + 512) * 4096, 3, 0x4022, -1, 0)
-    base = (base + (2 << 20) - 1) & ~((2 << 20) - 1)
-    u, k = uffd(), eventfd()
-    struct.pack_into("<IIQQI", m, 0, 0x62627267, 2, base, NPAGES, NSLOTS)
+    x, words, _, slots, _, _ = layout()
+    b = Books()
+    m, u, k, base = b.m, b.u, b.k, b.base
     if fuzz == "header":
         struct.pack_into("<Q", m, rnd.choice([8, 16]), rnd.getrandbits(64))
-    s = dial()
-    send(s, request(), [u, fd, k])
-    got = reply(s)
-    if got and struct.unpack_from("<i", got, 8)[0] == 0:
+    s, taken = b.attach()
+    if taken:
+        TAKEN.append(fuzz)
         fcntl.ioctl(u, 0xC020AA00, struct.pack("QQQQ", base, NPAGES * 4096, 1, 0))
         for e in range(NPAGES // 512):
             m[x + e * 8] = rnd.choice([0, 1, 2, 3, 4, 4, 4, 77])
@@ -170,10 +193,44 @@ def bad_books(fuzz):
                 pass  # it has had enough of us
         time.sleep(0.02)
     s.close()
-    m.close()
-    for f in (u, fd, k):
-        os.close(f)
-    libc.munmap(ctypes.c_void_p(base), NPAGES * 4096)
+    b.close()
+
+
+def freeze(s, want_socket):
+    """Return: the region of the child that may come, and the descriptors that came with it."""
+    s.sendall(struct.pack("<IIIIQQ", 0x674D4242, 1, 0, want_socket, 0, 0))
+    try:
+        got, fds, _, _ = socket.recv_fds(s, 32, 4)
+    except (ConnectionError, socket.timeout):
+        got, fds = b"", []
+    return struct.unpack_from("<I", got, 8)[0] if len(got) == 32 else -1, fds
+
+
+def many_children():
+    """Forks again and again, and no child comes; and has a connection that bbd made, to speak with bbd's own rights."""
+    b = Books()
+    s, taken = b.attach()
+    if not taken:
+        FAILED.append("an honest attach was refused")
+    _, fds = freeze(s, 1)
+    if not fds:
+        FAILED.append("no connection for a child")
+    for f in fds:
+        own = socket.socket(fileno=f)
+        own.setblocking(True)
+        own.settimeout(5)
+        try:
+            own.sendall(b'{"cmd":"show"}\n')
+            if own.recv(1):
+                FAILED.append("a program was answered as if it were bbd")
+        except ConnectionError:
+            pass
+        own.close()
+    regions = [freeze(s, 0)[0] for _ in range(100)]
+    if 0 not in regions or -1 in regions:
+        FAILED.append("%d children on their way" % len(regions))
+    s.close()
+    b.close()
 
 
 def forged_child():
@@ -181,7 +238,7 @@ def forged_child():
     size = layout()[5]
     fds = [uffd(), memfd(size), eventfd()]
     m = mmap.mmap(fds[1], size)
-    struct.pack_into("<IIQQI", m, 0, 0x62627267, 2, 0x7E0000000000, NPAGES, NSLOTS)
+    struct.pack_into("<IIQQI", m, 0, 0x62627267, 4, 0x7E0000000000, NPAGES, NSLOTS)
     send(s, request(flags=2, region=rnd.randrange(1, 70), secret=(rnd.getrandbits(64), 0)), fds)
     got = reply(s)
     if got and struct.unpack_from("<i", got, 8)[0] == 0:
@@ -199,6 +256,11 @@ for n in range(ROUNDS):
     a = ask()
     if not a["ok"] or a["result"]["pid"] != pid:
         raise SystemExit("round %d of seed %d: bbd is not the same any more" % (n, SEED))
+many_children()
+if ask()["result"]["pid"] != pid:
+    FAILED.append("bbd is not the same any more")
+if ROUNDS >= 40 and "all" not in TAKEN:
+    FAILED.append("none of the books was taken: their layout is not that of bbd any more")
 if FAILED:
     raise SystemExit("seed %d: %s" % (SEED, FAILED[0]))
 print("hostile: seed %d, %d rounds, bbd answers" % (SEED, ROUNDS))
