@@ -160,6 +160,7 @@ void bb_pager_look(struct bb_pager *pg, int ms)
 	for (int i = 0; i < n; i++)
 		handle(pg, &ev[i]);
 	pg->looked = true;
+	pg->look_at = pg->now + SWEEP_NS;
 }
 
 static int poll_program(struct bb_program *p, bool faults)
@@ -190,6 +191,12 @@ static int poll_program(struct bb_program *p, bool faults)
 	return work;
 }
 
+/* Does its second copy go on without anything that would wake us? */
+static bool copies_wait(const struct bb_program *p)
+{
+	return p->pager->cfg.replicas > 1 && !p->sync.busy && (p->sync.to || p->pager->now >= p->sync.look_at);
+}
+
 static bool ring_waits(const struct bb_program *p)
 {
 	return atomic_load(&p->ctl->stage_head) != p->wb;
@@ -199,8 +206,8 @@ static bool ring_waits(const struct bb_program *p)
 static bool is_busy(const struct bb_program *p)
 {
 	return !p->gone && !bb_absent(p) &&
-	       (p->ready || p->refs || p->parked_n || p->freezing || p->wanted || p->sync.to || bb_prefetch_asked(p) ||
-		ring_waits(p));
+	       (p->ready || p->refs || p->parked_n || p->freezing || p->wanted || p->sync.to || copies_wait(p) ||
+		bb_prefetch_asked(p) || ring_waits(p));
 }
 
 static int poll_all(struct bb_pager *pg)
@@ -246,7 +253,8 @@ int bb_pager_round(struct bb_pager *pg)
 {
 	int work;
 
-	if (pg->many && !pg->looked)
+	/* Few are read of without being asked; but who hangs up, or forks, is seen to however much there is to do. */
+	if (!pg->looked && (pg->many || pg->now >= pg->look_at))
 		bb_pager_look(pg, 0);
 	pg->looked = false;
 	pg->now = bb_now_ns();
@@ -259,21 +267,25 @@ int bb_pager_round(struct bb_pager *pg)
 
 /* --- before and after sleep ------------------------------------------------- */
 
+/* It has something to do that the next round does, and no event tells of. */
+static bool goes_on(const struct bb_program *p)
+{
+	return p->parked_n || p->freezing || bb_prefetch_asked(p) || copies_wait(p) || ring_waits(p);
+}
+
 bool bb_due_ask(struct bb_pager *pg)
 {
 	struct bb_program *p;
 	bool quiet = !pg->some_gone && !pg->inbox && (!pg->many || pg->sweep_at);
 
 	for (p = pg->due; p && pg->many; p = p->due_next)
-		quiet &= !p->gone && !p->ready && !p->parked_n && !p->freezing && !ring_waits(p);
+		quiet &= !p->gone && !p->ready && (bb_absent(p) || !goes_on(p));
 	for (p = pg->programs; p && !pg->many; p = p->next) {
-		if (p->parked_n || p->freezing)
-			quiet = false;
 		if (p->gone || bb_absent(p))
 			continue;
 		if (!atomic_load_explicit(&p->ctl->bbd_wants, memory_order_relaxed))
 			atomic_store(&p->ctl->bbd_wants, 1);
-		quiet &= !ring_waits(p);
+		quiet &= !goes_on(p);
 	}
 	return quiet;
 }
@@ -291,6 +303,6 @@ bool bb_due_waits(const struct bb_pager *pg)
 	bool waits = false;
 
 	for (p = pg->many ? pg->due : pg->programs; p; p = pg->many ? p->due_next : p->next)
-		waits |= !bb_absent(p) && !p->gone && (p->parked_n || p->pf.nwant || p->freezing);
+		waits |= !bb_absent(p) && !p->gone && (p->parked_n || p->pf.nwant || p->freezing || (p->sync.to && !p->sync.busy));
 	return waits;
 }
