@@ -23,7 +23,10 @@
  * forked child would be copied on the next store, and the pipe hold the old one
  * while the new one is dropped. That the child has gone is not enough, for the
  * kernel finds that out only when it is stored to. No fork comes in between
- * (fork.c takes the lock), and no merging of equal pages (bb_pages_register).
+ * (fork.c takes the lock), and no merging of equal pages (no_merging). Swapping out
+ * could, in the instant between the first two steps, on a device that wants stable
+ * writes (zram) and is not done with the page: it was stored to just then, so that
+ * only a reclaim that is told to take even such pages does it.
  *
  * What remains was stored to, is pinned, or was in the kernel's hands: it stays.
  * It is made dirty first, or the kernel could drop it later; and that by a futex
@@ -32,7 +35,7 @@
  *
  * The kernel looks at references in this order since 5.18 ("mm: fix race between
  * MADV_FREE reclaim and blkdev direct IO read"), and since 5.19 a page that is a
- * process's own stays so through swap.
+ * process's own stays so through swap, but for that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -41,6 +44,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
@@ -55,6 +59,10 @@
 #ifndef MADV_PAGEOUT /* Linux 5.4 */
 #define MADV_COLD 20
 #define MADV_PAGEOUT 21
+#endif
+
+#ifndef PR_GET_MEMORY_MERGE /* Linux 6.4 */
+#define PR_GET_MEMORY_MERGE 68
 #endif
 
 #define TRIES 20
@@ -113,18 +121,22 @@ static void advise_all(const struct iovec *v, unsigned int n, int advice)
 	}
 }
 
-/* Takes entry i out of both lists. */
-static void omit(struct iovec *v, unsigned char *at, unsigned int i, unsigned int *n)
-{
-	memmove(v + i, v + i + 1, (*n - i - 1) * sizeof(*v));
-	memmove(at + i, at + i + 1, *n - i - 1);
-	--*n;
-}
-
 /* The flag is set before the kernel is asked to protect, and stays. */
 static bool is_protected(uintptr_t at)
 {
 	return bb_rg.xp[bb_page_of(at) / BB_EXTENT_PAGES] & (BB_XP_PROT | BB_XP_FOREIGN);
+}
+
+/* PR_SET_MEMORY_MERGE makes all memory mergeable, that which is registered too. */
+static void no_merging(const uintptr_t *page, unsigned int n)
+{
+	struct iovec v[BB_DISCARD_MAX];
+
+	if (prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) <= 0)
+		return;
+	for (unsigned int i = 0; i < n; i++)
+		v[i] = (struct iovec){ (void *)page[i], BB_PAGE_SIZE };
+	advise_all(v, n, MADV_UNMERGEABLE);
 }
 
 /* Nothing is there, and that is why it could not be touched. */
@@ -136,11 +148,15 @@ static bool is_missing(uintptr_t at, int err)
 	return has < 0 ? err == -EFAULT && bb_region_has((void *)at) && !is_protected(at) : !has;
 }
 
-/* Makes pages our own; which of them can be taken. Those that are not there are EMPTY. */
-static unsigned int choose(const uintptr_t *page, unsigned int n, enum bb_discarded *out, struct iovec *v,
-			   unsigned char *at)
+/*
+ * Makes pages our own, and lets the pipe take hold of them, one by one: between the
+ * two nothing may come that makes a page shared again. Return: of how many it has.
+ * Those that are not there are EMPTY.
+ */
+static unsigned int hold(const uintptr_t *page, unsigned int n, enum bb_discarded *out, struct iovec *v,
+			 unsigned char *at)
 {
-	unsigned int k = 0;
+	unsigned int held = 0;
 
 	for (unsigned int i = 0; i < n; i++) {
 		int r = bb_touch(page[i]);
@@ -150,26 +166,11 @@ static unsigned int choose(const uintptr_t *page, unsigned int n, enum bb_discar
 				out[i] = BB_DISCARD_EMPTY;
 			continue;
 		}
-		v[k] = (struct iovec){ (void *)page[i], BB_PAGE_SIZE };
-		at[k++] = (unsigned char)i;
-	}
-	return k;
-}
-
-/* The pipe takes hold of v[0..n). Return: of how many it has. */
-static unsigned int hold(struct iovec *v, unsigned char *at, unsigned int n)
-{
-	unsigned int held = 0;
-
-	while (held < n) {
-		ssize_t r = vmsplice(pipe_in, v + held, n - held, SPLICE_F_NONBLOCK);
-
-		if (r > 0)
-			held += (unsigned int)((size_t)r >> BB_PAGE_SHIFT);
-		else if (r < 0 && errno == EFAULT)
-			omit(v, at, held, &n); /* not to be read */
-		else
-			break; /* full */
+		v[held] = (struct iovec){ (void *)page[i], BB_PAGE_SIZE };
+		/* Not to be read, or the pipe is full: it stays. */
+		if (vmsplice(pipe_in, v + held, 1, SPLICE_F_NONBLOCK) != BB_PAGE_SIZE)
+			continue;
+		at[held++] = (unsigned char)i;
 	}
 	return held;
 }
@@ -203,8 +204,8 @@ void bb_discard(const uintptr_t *page, unsigned int n, uint8_t *to, enum bb_disc
 
 	for (unsigned int i = 0; i < n; i++)
 		out[i] = BB_DISCARD_STAYS;
-	k = choose(page, n, out, v, at);
-	k = hold(v, at, k);
+	no_merging(page, n);
+	k = hold(page, n, out, v, at);
 	if (!k)
 		return;
 	advise_all(v, k, MADV_FREE);

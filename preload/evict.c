@@ -456,6 +456,7 @@ static void take_hinted(void)
 	while (taken && !atomic_load(&g->ctl->closing)) {
 		unsigned int max = slots_free();
 
+		bb_lost_look();
 		if (!max) {
 			if (!await_slot())
 				return;

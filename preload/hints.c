@@ -22,6 +22,7 @@
  */
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "private.h"
@@ -136,7 +137,8 @@ static void ask(uint32_t first, uint32_t n)
 		if (!atomic_compare_exchange_strong(&c->ask[i], &none, want))
 			continue;
 		atomic_store(&c->asked, 1);
-		if (write(bb_rg.kick, &one, sizeof(one)) < 0)
+		/* Not the library's, which is a point of cancellation: the lock is held. */
+		if (syscall(SYS_write, bb_rg.kick, &one, sizeof(one)) < 0)
 			return; /* a full counter wakes as well */
 		return;
 	}
@@ -290,6 +292,6 @@ bool bb_hints_claim(bool now_only, uint32_t used, uint32_t *page, bb_pw *word)
 			*word = w;
 			return true;
 		}
-	} while (used && (next_extent(BB_XF_OUT, used) || (!now_only && next_extent(BB_XF_COLD, used))));
+	} while (next_extent(BB_XF_OUT, used) || (!now_only && next_extent(BB_XF_COLD, used)));
 	return false;
 }

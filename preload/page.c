@@ -8,6 +8,8 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <time.h>
 
 #include <bluebridge/kernel.h>
@@ -94,7 +96,8 @@ static int page_claim(uint32_t page, enum bb_page_state *was)
 		} else {
 			struct timespec ts = { 0, 20000 };
 
-			nanosleep(&ts, NULL);
+			/* Not the library's, which is a point of cancellation: the lock is held. */
+			syscall(SYS_nanosleep, &ts, NULL);
 		}
 		w = atomic_load(pw);
 	}

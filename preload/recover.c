@@ -173,9 +173,8 @@ static void undo(void)
 {
 	/* All that were ever used: the last of them may be free now. */
 	for (uint32_t e = 0; e < bb_rg.rw_top; e++) {
-		uint8_t flags = atomic_load(&bb_rg.x[e].flags);
-
-		if (bb_xstate(e) == BB_X_SEALING && (flags & BB_XF_OPENING))
+		/* In this order: a thread of the program that seals clears the flag first. */
+		if (bb_xstate(e) == BB_X_SEALING && (atomic_load(&bb_rg.x[e].flags) & BB_XF_OPENING))
 			open_on(e);
 		if (bb_xstate(e) != BB_X_MANAGED) {
 			undo_writes(e);

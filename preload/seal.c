@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <bluebridge/kernel.h>
@@ -19,7 +20,9 @@ bool bb_pagemap_look(uintptr_t at, uint64_t *entry, size_t n)
 {
 	off_t off = (off_t)((at >> BB_PAGE_SHIFT) * sizeof(*entry));
 
-	return bb_rg.pagemap >= 0 && pread(bb_rg.pagemap, entry, n * sizeof(*entry), off) == (ssize_t)(n * sizeof(*entry));
+	/* Not the library's, which is a point of cancellation: there are locks held. */
+	return bb_rg.pagemap >= 0 &&
+	       syscall(SYS_pread64, bb_rg.pagemap, entry, n * sizeof(*entry), off) == (ssize_t)(n * sizeof(*entry));
 }
 
 int bb_page_has_content(uintptr_t at)
@@ -76,6 +79,8 @@ int bb_extent_seal(uint32_t e)
 		return 0;
 	}
 
+	/* A bbd that was killed may have left it; whoever recovers would take this sealing for that opening. */
+	atomic_fetch_and(&g->x[e].flags, (uint8_t)~BB_XF_OPENING);
 	atomic_store(&g->x[e].state, BB_X_SEALING);
 	r = bb_extents_register(e, 1);
 	if (r < 0) {
@@ -93,13 +98,15 @@ int bb_extent_seal(uint32_t e)
 	gen = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
 	cold = atomic_load(&g->x[e].flags) & BB_XF_COLD ? BB_PW_COLD : 0;
 	for (i = 0; i < BB_EXTENT_PAGES; i++) {
-		bb_pw w = atomic_load(&g->pw[first + i]) & BB_PW_WB;
+		bb_pw w = atomic_load(&g->pw[first + i]), v;
 
-		if (has[i]) {
-			w = bb_pw_with_gen(bb_pw_with(w | cold, BB_P_RESIDENT), gen);
-			keep++;
-		}
-		atomic_store(&g->pw[first + i], w);
+		keep += has[i];
+		/* The write of what was there before may end just now: WB must not come back. */
+		do {
+			v = w & BB_PW_WB;
+			if (has[i])
+				v = bb_pw_with_gen(bb_pw_with(v | cold, BB_P_RESIDENT), gen);
+		} while (!atomic_compare_exchange_weak(&g->pw[first + i], &w, v));
 	}
 	atomic_store(&g->x[e].resident, (uint16_t)keep);
 	atomic_fetch_and(&g->x[e].flags, BB_XF_HINTS);

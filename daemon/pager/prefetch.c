@@ -11,6 +11,7 @@
 #define WINDOWS 32	/* no window is more than one such part of the budget */
 #define SPARE_FILLS 8u	/* requests left to faults */
 #define WANT_PAGES 256u /* looked at in a round, of a range that was asked for */
+#define UNSTAGE 8u	/* one that is copied in counts as so many that are only looked at */
 #define WANT_NS 2000000000ULL
 #define GAP 2 /* pages behind a walk that it may not be done with */
 
@@ -221,6 +222,7 @@ int bb_prefetch_poll(struct bb_program *p)
 			room = has_room(p);
 			if (room)
 				unstage(p, page, w);
+			looked += UNSTAGE - 1;
 		} else {
 			room = run_add(&r, page);
 		}
@@ -234,6 +236,8 @@ int bb_prefetch_poll(struct bb_program *p)
 	f->want[0].n = n;
 	/* What there is no room for within that time was asked for in vain. */
 	f->want[0].left -= r.asked;
+	for (unsigned int i = 0; r.asked && i < f->nwant; i++)
+		f->want[i].until = p->pager->now + WANT_NS;
 	if (!n || f->want[0].left <= 0 || p->pager->now > f->want[0].until) {
 		f->nwant--;
 		for (unsigned int i = 0; i < f->nwant; i++)
