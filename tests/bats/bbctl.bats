@@ -130,7 +130,7 @@ time.sleep(60)' "$BATS_TEST_TMPDIR/ready" </dev/null >"$BATS_TEST_TMPDIR/program
 	start_bbd
 	run bbctl metrics
 	expect_output "bluebridge_home_lent_bytes 268435456"
-	! grep -vE '^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{[^}]*\})? [0-9.e+-]+)$' <<<"$output" || fail "not Prometheus' format"
+	! grep -vE '^(# (HELP|TYPE) [a-z_][a-z0-9_]* .+|[a-z_][a-z0-9_]*(\{[^}]*\})? [0-9.e+-]+)$' <<<"$output" || fail "not Prometheus' format"
 }
 
 @test "names may be shortened, unless ambiguous" {

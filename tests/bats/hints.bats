@@ -128,8 +128,8 @@ await 1000 1 0 0\nawait 1002 5 0 0\nawait 3000 700 0 0\ntouch 0 1000 100\ntouch 
 
 @test "COLD: it stays while there is room, and goes before all else" {
 	rack_up 2
-	# 8000 pages of 13000 or so are here, and a half of them is cold.
-	run hint 64M 96M <<<$'touch 8000 16000 99999\ntouch 0 8000 9999\ntouch 0 8000 9999\nadvise cold 0 4000\nsleep 300
+	# 8000 pages of 13000 or so are here, the helper has done what they took, and a half of them is cold.
+	run hint 64M 96M <<<$'touch 8000 16000 99999\ntouch 0 8000 9999\ntouch 0 8000 9999\nsleep 300\nadvise cold 0 4000\nsleep 300
 await 0 4000 3900 4000\ntouch 12000 6000 9999\nawait 0 4000 0 1000\ntouch 4000 4000 200'
 	expect_status 0
 	# Said before it is paged: what comes first to make room.

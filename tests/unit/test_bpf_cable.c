@@ -21,7 +21,7 @@ static void enter(int ns)
 static int cable(int mtu, const char *offload)
 {
 	LIBBPF_OPTS(bpf_link_create_opts, o);
-	char cmd[700];
+	char cmd[900];
 	int link;
 
 	here = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
@@ -33,7 +33,9 @@ static int cable(int mtu, const char *offload)
 		 "ip link set ask0 address 02:bb:00:00:00:01 up && %s "
 		 "ip -6 addr add fd00:bb::1/64 dev ask0 nodad && "
 		 "ip -6 neigh add fd00:bb::2 lladdr 02:bb:00:00:00:02 dev ask0 nud permanent && "
-		 "ip -6 route add fdbb:0:2::/48 via fd00:bb::2 dev ask0'",
+		 "ip -6 route add fdbb:0:2::/48 via fd00:bb::2 dev ask0 && "
+		 /* Until the kernel has seen the carrier it drops what is sent. */
+		 "for i in $(seq 500); do ip -br link show dev ask0 | grep -qw UP && exit; sleep 0.01; done; exit 1'",
 		 mtu, mtu, (int)getpid(), here, (int)getpid(), here, offload);
 	assert_int_equal(system(cmd), 0);
 	link = bpf_link_create(bpf_program__fd(b->progs.bb_read), (int)if_nametoindex("home0"), TCX_INGRESS, &o);
