@@ -16,7 +16,7 @@
 #include "log.h"
 
 #define MOVED_ROUNDS 3 /* a HELLO may be lost */
-#define SPEED_NS 5000000000ULL
+#define SPEED_NS 60000000000ULL /* asking the driver holds the kernel's network lock, and us */
 #define PING_ROUNDS 8 /* a HELLO in so many asks for an answer: round trip */
 
 static struct bb_hello own_hello(struct bb_peers *p, uint8_t flags)
