@@ -212,18 +212,23 @@ void bb_udp_again(struct bb_udp *u, struct bb_net_req *r)
 	bb_udp_dirty(u, p);
 }
 
-void bb_udp_plain(struct bb_udp *u, struct bb_net_req *r)
+void bb_udp_no_lz4(struct bb_udp *u, struct bb_net_req *r)
 {
 	struct bb_udp_peer *p = r->t.peer;
 
 	r->t.plain = true;
 	p->lz4 = false;
 	p->plain_until = u->now + BB_UDP_PLAIN_NS;
+}
+
+void bb_udp_plain(struct bb_udp *u, struct bb_net_req *r)
+{
+	bb_udp_no_lz4(u, r);
 	if (bb_wire_tracked(r->cmd))
 		bb_udp_again(u, r);
 	else
 		begin_again(u, r);
-	bb_udp_dirty(u, p);
+	bb_udp_dirty(u, r->t.peer);
 }
 
 static void recut(struct bb_udp *u, struct bb_udp_peer *p)

@@ -188,6 +188,8 @@ void bb_udp_cut(struct bb_udp_peer *p, uint64_t now);
  */
 bool bb_udp_recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg);
 
+/* Neither this request nor, for a while, others to its peer ask for lz4 or carry it. */
+void bb_udp_no_lz4(struct bb_udp *u, struct bb_net_req *r);
 /* Was refused because of what lz4 made of it: once more as it is, and others to that peer for a while. */
 void bb_udp_plain(struct bb_udp *u, struct bb_net_req *r);
 /* A WRITE or DELETE begins again under another id, and WRITEs with lower ids do too. */

@@ -75,14 +75,10 @@ bool bb_udp_recut(struct bb_udp *u, struct bb_net_req *r, uint16_t nseg)
 /* Return: false where the home sent what is not lz4 of so many bytes: it is asked again, for plain ones. */
 static bool unpack(struct bb_udp *u, struct bb_net_req *r, const struct bb_msg *m, void *to, uint32_t len)
 {
-	struct bb_udp_peer *p = r->t.peer;
-
 	if (!bb_lz4_unpack(m->payload, m->length, to, len)) {
 		u->sh->stats.malformed++;
-		r->t.plain = true;
 		r->t.lz4 = false;
-		p->lz4 = false;
-		p->plain_until = u->now + BB_UDP_PLAIN_NS;
+		bb_udp_no_lz4(u, r);
 		return false;
 	}
 	u->sh->stats.lz4_rx++;

@@ -202,7 +202,7 @@ struct bb_program *bb_again_child(struct bb_program *q)
 	unsigned int n = 0;
 
 	for (p = pg->programs; p; p = p->next)
-		n += bb_absent(p) && p->parent == q->id;
+		n += bb_absent(p) && !p->gone && p->parent == q->id;
 	if (n >= CHILDREN) {
 		bb_warn_once("program %u (%s): %u of its fork children have not come yet: no more are let in", q->pid, q->comm, n);
 		return NULL;

@@ -215,6 +215,49 @@ static void a_helper_that_waits_for_a_slot_sleeps_on(void **state)
 	assert_int_equal(atomic_load(&c->helper_bell), 2);
 }
 
+/* Nothing wakes the thread for these: it must not sleep before the next round. */
+static void what_no_event_tells_of(void **state)
+{
+	struct bb_program *p = prog[4];
+
+	pg->cfg.replicas = 2;
+	for (unsigned int i = 0; i < N; i++)
+		prog[i]->sync.look_at = UINT64_MAX;
+	for (int many = 0; many < 2; many++) {
+		none_is_due();
+		pg->many = many;
+		assert_true(bb_due_ask(pg));
+		if (many) {
+			write_to(p->kick);
+			bb_pager_look(pg, 0);
+			assert_int_equal(how_many_due(), 1);
+			assert_true(bb_due_ask(pg));
+		}
+		atomic_store(&p->ctl->asked, 1); /* WILLNEED */
+		assert_false(bb_due_ask(pg));
+		atomic_store(&p->ctl->asked, 0);
+		p->pf.nwant = 1;
+		assert_false(bb_due_ask(pg));
+		assert_true(bb_due_waits(pg));
+		p->pf.nwant = 0;
+		p->sync.to = 3; /* a second copy: the next step is ours, but for an answer that is due */
+		assert_false(bb_due_ask(pg));
+		assert_true(bb_due_waits(pg));
+		p->sync.busy = true;
+		assert_true(bb_due_ask(pg));
+		assert_false(bb_due_waits(pg));
+		p->sync.busy = false;
+		p->sync.to = 0;
+		p->sync.look_at = 0;
+		assert_false(bb_due_ask(pg));
+		p->sync.look_at = UINT64_MAX;
+		p->parked_n = 1;
+		assert_false(bb_due_ask(pg));
+		p->parked_n = 0;
+		assert_true(bb_due_ask(pg));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -225,6 +268,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(who_hangs_up_is_watched_no_more, setup, teardown),
 		cmocka_unit_test_setup_teardown(who_is_freed_is_not_heard_of, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_helper_that_waits_for_a_slot_sleeps_on, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_no_event_tells_of, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("due", tests, NULL, NULL);
