@@ -56,11 +56,6 @@
 #include "log.h"
 #include "private.h"
 
-#ifndef MADV_PAGEOUT /* Linux 5.4 */
-#define MADV_COLD 20
-#define MADV_PAGEOUT 21
-#endif
-
 #ifndef PR_GET_MEMORY_MERGE /* Linux 6.4 */
 #define PR_GET_MEMORY_MERGE 68
 #endif

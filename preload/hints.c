@@ -25,14 +25,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "private.h"
+#include <bluebridge/kernel.h>
 
-#ifndef MADV_COLD
-#define MADV_COLD 20
-#endif
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT 21
-#endif
+#include "private.h"
 
 #define HOLD 32u /* extents looked at before others may have the lock */
 

@@ -21,15 +21,14 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
+#include <bluebridge/kernel.h>
+
 #include "real.h"
 #include "region.h"
 
 #define EXPORT __attribute__((visibility("default")))
 #define COLD __attribute__((noinline, cold))
 
-#ifndef MADV_POPULATE_WRITE /* Linux 5.14 */
-#define MADV_POPULATE_WRITE 23
-#endif
 #define FLAGS_OURS (MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK)
 #define LOW_HINT (1ULL << 32)
 

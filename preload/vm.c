@@ -13,11 +13,6 @@
 #include "log.h"
 #include "private.h"
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
-
 static bool range_ok(const void *addr, size_t len, uint32_t *first, uint32_t *n)
 {
 	uintptr_t a = (uintptr_t)addr;

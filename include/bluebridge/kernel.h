@@ -11,6 +11,7 @@
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 
 #ifndef USERFAULTFD_IOC_NEW /* Linux 6.1: /dev/userfaultfd */
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -50,6 +51,16 @@ struct uffdio_move {
 #ifndef XDP_USE_SG
 #define XDP_USE_SG (1 << 4)
 #define XDP_PKT_CONTD (1 << 0)
+#endif
+
+#ifndef MADV_PAGEOUT /* Linux 5.4 */
+#define MADV_COLD 20
+#define MADV_PAGEOUT 21
+#endif
+
+#ifndef MADV_POPULATE_READ /* Linux 5.14 */
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
 #endif
 
 #ifndef MADV_DONTNEED_LOCKED /* Linux 5.18 */

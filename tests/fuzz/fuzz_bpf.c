@@ -26,6 +26,7 @@
 #include "clock.h"
 #include "tag.h"
 #include "wire.h"
+#include "rnd.h"
 
 #define NODE 2
 #define BOOT 0xb007u
@@ -33,20 +34,10 @@
 #define REDIRECTED 7
 #define DROPPED 2
 
-static uint64_t rng, frames, sent, segments, dropped;
+static uint64_t frames, sent, segments, dropped;
 static struct bb_key key;
 static struct slab slab;
 static struct frame in, out;
-
-static uint64_t rnd(uint64_t below)
-{
-	uint64_t z = rng += 0x9e3779b97f4a7c15ULL;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-	z ^= z >> 31;
-	return below ? z % below : z;
-}
 
 static _Noreturn void found(const char *what)
 {

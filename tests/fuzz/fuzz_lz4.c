@@ -13,18 +13,9 @@
 
 #include "clock.h"
 #include "net/compress.h"
+#include "rnd.h"
 
-static uint64_t rng, inputs, accepted;
-
-static uint64_t rnd(uint64_t below)
-{
-	uint64_t z = rng += 0x9e3779b97f4a7c15ULL;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-	z ^= z >> 31;
-	return below ? z % below : z;
-}
+static uint64_t inputs, accepted;
 
 static void fail(const char *what)
 {

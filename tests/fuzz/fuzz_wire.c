@@ -25,6 +25,7 @@
 #include "net/adopt.h"
 #include "net/serve.h"
 #include "wire.h"
+#include "rnd.h"
 
 #define OWN 2
 #define ADOPTED 9 /* another home, of which extents are here */
@@ -32,7 +33,7 @@
 #define LEND (32u << 20)
 #define KNOWN 64
 
-static uint64_t rng, packets, answers, refused[BB_ST_MAX];
+static uint64_t packets, answers, refused[BB_ST_MAX];
 static struct bb_key key;
 static struct bb_serve serve;
 static struct bb_adopt *adopt;
@@ -40,16 +41,6 @@ static struct bb_lz4 *lz4;
 static uint64_t known[KNOWN]; /* pointers that the home has given out */
 static uint8_t *exact;	      /* the packet, at the end of a block of its own size */
 static uint64_t next_id = 1;
-
-static uint64_t rnd(uint64_t below)
-{
-	uint64_t z = rng += 0x9e3779b97f4a7c15ULL;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-	z ^= z >> 31;
-	return below ? z % below : z;
-}
 
 static int err = 2;
 /* The sanitizers' own, where they are built in. */
