@@ -8,14 +8,18 @@
 
 #include "app.h"
 
+#include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define HELD_WORDS 512u /* in a page */
+#define HELD_NONE SIZE_MAX
 
 struct held {
 	uint64_t *mem;
 	size_t pages;
 	unsigned char *version; /* of each page */
+	_Atomic size_t writing; /* what a signal handler must not judge: half a page may be new */
 };
 
 static inline uint64_t held_word(size_t page, unsigned int version, unsigned int word)
@@ -25,9 +29,13 @@ static inline uint64_t held_word(size_t page, unsigned int version, unsigned int
 
 static inline void held_put(struct held *h, size_t page, unsigned int version)
 {
+	atomic_store_explicit(&h->writing, page, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
 	for (unsigned int w = 0; w < HELD_WORDS; w++)
 		h->mem[page * HELD_WORDS + w] = held_word(page, version, w);
 	h->version[page] = (unsigned char)version;
+	atomic_signal_fence(memory_order_seq_cst);
+	atomic_store_explicit(&h->writing, HELD_NONE, memory_order_relaxed);
 }
 
 /* Every step-th page from first on. */
@@ -61,6 +69,7 @@ static inline void held_new(struct held *h, size_t mib, unsigned int version)
 	h->pages = mib * 256;
 	h->mem = aligned_alloc(4096, h->pages * 4096); /* for mprotect */
 	h->version = calloc(h->pages, 1);
+	h->writing = HELD_NONE;
 	if (!h->mem || !h->version)
 		fail("no memory");
 	held_write(h, 0, 1, version);
