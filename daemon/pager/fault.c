@@ -71,6 +71,7 @@ static enum outcome serve_fresh(struct bb_program *p, uint32_t page)
 		}
 		return SERVED;
 	}
+	bb_program_opens(p);
 	if (!bb_credit_take(p->ctl, BB_EXTENT_PAGES))
 		return PARK;
 	atomic_fetch_or(&p->x[e].flags, BB_XF_OPENING);
@@ -361,6 +362,7 @@ int bb_fault_poll(struct bb_program *p)
 		if (p->parked_n || serve(p, page, &at) == PARK)
 			park(p, page, &at);
 	}
+	bb_program_opens_poll(p);
 	if (room(p) < atomic_load_explicit(&p->ctl->low, memory_order_relaxed))
 		bb_program_ring(p);
 	return got;

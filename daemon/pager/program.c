@@ -30,28 +30,42 @@
 
 #define HUNG_UP_NS 5000000000ULL
 #define NSLOTS_MIN 64u
-#define LOW_MIN 32
-#define LOW_MAX 2048
+#define OPENS_NS 50000000ULL
 
-static int64_t low_mark(int64_t limit)
+static int64_t low_mark(const struct bb_program *p)
 {
-	int64_t low = limit / 32;
+	return p->opens_until ? BB_LOW_MAX : bb_low_mark(p->limit);
+}
 
-	return low < LOW_MIN ? LOW_MIN : low > LOW_MAX ? LOW_MAX : low;
+void bb_program_opens(struct bb_program *p)
+{
+	const bool new = !p->opens_until;
+
+	p->opens_until = p->pager->now + OPENS_NS;
+	if (new)
+		atomic_store(&p->ctl->low, low_mark(p));
+}
+
+void bb_program_opens_poll(struct bb_program *p)
+{
+	if (!p->opens_until || p->pager->now < p->opens_until || p->parked_n)
+		return;
+	p->opens_until = 0;
+	atomic_store(&p->ctl->low, low_mark(p));
 }
 
 void bb_program_set_budget(struct bb_program *p, uint64_t bytes)
 {
 	int64_t limit = (int64_t)(bytes >> BB_PAGE_SHIFT) - p->nslots;
 
-	if (limit < 2 * LOW_MIN)
-		limit = 2 * LOW_MIN;
+	if (limit < 2 * BB_LOW_MIN)
+		limit = 2 * BB_LOW_MIN;
 	if (limit == p->limit)
 		return;
 	/* What it was let go over its budget (bb_program_over) stays. */
 	atomic_fetch_add(&p->ctl->limit, limit - p->limit);
 	p->limit = limit;
-	atomic_store(&p->ctl->low, low_mark(limit));
+	atomic_store(&p->ctl->low, low_mark(p));
 	bb_program_ring(p);
 }
 

@@ -250,6 +250,7 @@ struct bb_program {
 	} parked[BB_PARKED];
 	uint32_t parked_head, parked_n;
 	uint64_t rung_at;	/* for them */
+	uint64_t opens_until;	/* it reaches new extents; 0: it does not */
 
 	/* record.c */
 	struct bb_trace *trace;
@@ -328,6 +329,9 @@ struct bb_program *bb_program_new(struct bb_pager *pg, const struct bb_attach_re
 void bb_program_set_budget(struct bb_program *p, uint64_t bytes);
 /* forget: what was kept for it goes too. */
 void bb_program_free(struct bb_program *p, bool forget);
+/* It reaches an extent that it never touched: the helper is to make room for whole ones, for a while. */
+void bb_program_opens(struct bb_program *p);
+void bb_program_opens_poll(struct bb_program *p);
 /* Lets it go n pages over its budget, until there is room for them elsewhere. */
 void bb_program_over(struct bb_program *p, int64_t n);
 /* Rings the helper if it sleeps and has reason to work. */

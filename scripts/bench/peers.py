@@ -2,8 +2,8 @@
 """Against what users would take instead: swap on zram, swap on a file, a mapped file.
 
 The same programs with the same local memory: the kernel's by a cgroup's limit, ours
-by BB_LOCAL, on a host whose other memory is another host's (a rack of two, as
-bbrack makes it). bench/fault compares every page that it touches; redis, sort and
+by BB_LOCAL, on a host whose other memory is another host's (two hosts and a cable:
+what a switch does takes no CPU time of a host, but would here). bench/fault compares every page that it touches; redis, sort and
 numpy (peers_apps.py) are held against what they give with all memory.
 """
 import collections
@@ -14,20 +14,22 @@ import select
 import subprocess
 import tempfile
 
+import kernel
 import rack
 import swap
 from common import BUILD, Failed, Mismatch, Skipped, built, cpu_ns, median, progress, quick, row, start, stop
-from kernel import wait_serves
 
 NAMES = [
-    "peers-random-zram", "peers-random-disk", "peers-random-file", "peers-write50", "peers-two-threads", "peers-sequential",
-    "peers-cpu", "peers-tail", "peers-hot-set",
+    "peers-random-zram", "peers-random-disk", "peers-random-file", "peers-write50", "peers-two-threads",
+    "peers-sequential", "peers-sequential-wire", "peers-cpu", "peers-tail", "peers-hot-set",
 ]
 ROUNDS = int(os.environ.get("BB_BENCH_ROUNDS", quick("3", "1")))
 MIB = 1 << 20
 SIZE, LOCAL = quick(512, 32) * MIB, quick(128, 8) * MIB
-SLACK = 8 * MIB	 # of a process beside its data, which BB_LOCAL does not count
+# Of a process beside its data, which BB_LOCAL does not count: what a cgroup counts of it without data.
+BESIDE = 3 * MIB
 OPS = quick(60000, 3000)
+WARM = {"disk": OPS, "file": OPS // 4}  # nothing is dirty of a file that was written back
 HOT_SIZE, HOT_LOCAL = quick(544, 68) * MIB, quick(64, 8) * MIB  # the hot set is half of it, the scan 8 times as much
 HOT_OPS = quick(120000, 6000)
 KINDS = ("ours", "zram", "disk", "file")
@@ -68,10 +70,10 @@ class Fault:
 
 @contextlib.contextmanager
 def ours(local, size):
-    # Each host lends a gigabyte.
-    r = rack.Rack(9000, 2 + max(size - local, 0) // (1 << 30), name="peers", switch="auto", programs=True)
+    lend = f"{1 + max(size - local, 0) // (1 << 30)}G"
+    r = rack.Rack(9000, name="peers", switch="cable", programs=True, lend=lend)
     try:
-        wait_serves(r, "h2")
+        kernel.wait_serves(r, "h2")
         # The daemons' CPU time is a fault's as well.
         bbds = [h["pid"] for h in r.host.values()]
 
@@ -103,7 +105,7 @@ def theirs(kind, local, size, beside):
         yield Memory(lambda cmd: [*pre, *cmd], (), lambda: swapped_in() - before, lambda: m.nudger.times if m.nudger else 0)
 
 
-def memory(kind, local, size, beside=SLACK):
+def memory(kind, local, size, beside=BESIDE):
     return ours(local, size) if kind == "ours" else theirs(kind, local, size, beside)
 
 
@@ -115,7 +117,8 @@ def touch(kind):
         mapped = ["--file", f"/dev/fd/{data.fileno()}"] if kind == "file" else []
         f = Fault(mem.command([built("bench/fault"), str(SIZE), *mapped]), mem.pids, pass_fds=(data.fileno(),))
         try:
-            f.tell(f"rand {OPS // 4} 0")
+            # To steady state: pages that the filling has left dirty are written once.
+            f.tell(f"rand {WARM.get(kind, 2 * OPS)} 0")
             for name, what in (("read", f"rand {OPS} 0"), ("write50", f"rand {OPS} 50"), ("two", f"rand {OPS} 0 2"),
                                ("seq", f"seq {OPS}")):
                 progress(f"peers: {kind}, {name}")
@@ -144,6 +147,16 @@ def hot_set(kind):
             return got["fast"]["n"] / (got["fast"]["n"] + got["slow"]["n"])
         finally:
             f.close()
+
+
+def streaming():
+    """Return: MB/s of pages that the bare client reads, 16 at a time, over such a cable."""
+    hosts = kernel.Hosts("cable", 9000)
+    try:
+        return median([hosts.read("free", "--spin", "50", "--depth", "16", "--pages", str(kernel.COLD_PAGES), *hosts.xdp(),
+                                  ops=kernel.DEPTH_OPS)["pages_per_s"] * 4096e-6 for _ in range(ROUNDS)])
+    finally:
+        hosts.rack.down()
 
 
 def rounds(kinds, fn):
@@ -190,6 +203,11 @@ def rows(names):
         a, b = of("ours", "seq", "mb_per_s"), of("zram", "seq", "mb_per_s")
         return row("peers-sequential", a / b, "ratio", 1.5, more=True, note=f"MB/s: ours {a:.0f}, zram {b:.0f}")
 
+    def sequential_wire():
+        a, b = of("ours", "seq", "mb_per_s"), streaming()
+        return row("peers-sequential-wire", a / b, "ratio", 0.7, more=True,
+                   note=f"MB/s: a scan {a:.0f}, the bare client, 16 READs of a page at a time, {b:.0f}")
+
     def cpu():
         a, b = of("ours", "read", "cpu_us_per_fault"), of("zram", "read", "cpu_us_per_fault")
         return row("peers-cpu", a / b, "ratio", 1.3, note=f"us of CPU a fault, program and daemons: ours {a:.1f}, zram {b:.1f}")
@@ -213,7 +231,7 @@ def rows(names):
         "peers-random-file": lambda: rate("peers-random-file", "file", None),
         "peers-write50": lambda: inner("peers-write50", "write50", "faults_per_s", 0.8),
         "peers-two-threads": lambda: inner("peers-two-threads", "two", "faults_per_s", 1.5),
-        "peers-sequential": sequential, "peers-cpu": cpu, "peers-tail": tail, "peers-hot-set": hot,
+        "peers-sequential": sequential, "peers-sequential-wire": sequential_wire, "peers-cpu": cpu, "peers-tail": tail, "peers-hot-set": hot,
     }
     out = []
     for n in names:

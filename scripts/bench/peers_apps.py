@@ -18,7 +18,7 @@ from common import (
     TOP, Failed, Mismatch, Skipped, call, environment, finish, median, memfd, progress, quick, row, rundir, same, start, stop,
 )
 from fits import lines
-from peers import MIB, SLACK, memory, rounds
+from peers import BESIDE, MIB, memory, rounds
 
 NAMES = ["peers-redis-50", "peers-redis-25", "peers-numpy-50", "peers-numpy-25", "peers-sort-50", "peers-sort-25"]
 KINDS = ("ours", "zram", "disk")
@@ -27,11 +27,13 @@ REDIS_GOAL_MIB = 2048
 A_KEY = 1424  # bytes that redis takes for a key with 1 KiB
 GETS = quick(60000, 3000)
 NUMPY_MIB = quick(512, 64)
-NUMPY_BESIDE = 24 * MIB	 # the interpreter and its libraries
+# As BESIDE: the interpreter and its libraries; redis without a key.
+NUMPY_BESIDE = 10 * MIB
+REDIS_BESIDE = 8 * MIB
 SORT_LINES = int(os.environ.get("BB_BENCH_SORT_LINES", quick("1000000", "300000")))
 
 
-def in_memory(kind, local, size, job, beside=SLACK):
+def in_memory(kind, local, size, job, beside=BESIDE):
     """Return: what job(command) gives, and how often the killer was put off."""
     with memory(kind, local, size, beside) as mem:
         got = job(mem.command)
@@ -60,7 +62,7 @@ def medians(got):
 # --- wall times ---------------------------------------------------------------------
 
 
-def times(name, local, size, want, job, beside=SLACK):
+def times(name, local, size, want, job, beside=BESIDE):
     """Wall time over that with swap on zram."""
     def once(kind):
         progress(f"{name}: {kind}")
@@ -91,7 +93,7 @@ def numpy_row(name):
         _, want = numpy_job(list)
     except Failed as e:
         raise Skipped(str(e)) from None
-    return times(name, share_of(name, NUMPY_MIB * MIB), NUMPY_MIB * MIB, want, numpy_job, SLACK + NUMPY_BESIDE)
+    return times(name, share_of(name, NUMPY_MIB * MIB), NUMPY_MIB * MIB, want, numpy_job, NUMPY_BESIDE)
 
 
 def sort_job(src, command):
@@ -248,7 +250,7 @@ def redis_row(name):
 
     def once(kind):
         progress(f"{name}: {kind}")
-        return in_memory(kind, share_of(name, size), size, job)
+        return in_memory(kind, share_of(name, size), size, job, REDIS_BESIDE)
 
     got, why = rounds(list(KINDS), once)
     m = medians(got)

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <bluebridge/region.h>
+
 #include "policy/sim.h"
 
 static const unsigned int shares[] = { 500, 250, 125 }; /* thousandths of the footprint */
@@ -23,7 +25,7 @@ static int run_all(const struct pol_trace *t, struct pol_result (*got)[NSHARES])
 	for (unsigned int p = 0; p < pol_npolicies; p++)
 		for (unsigned int s = 0; s < NSHARES; s++) {
 			const uint32_t cap = (uint32_t)((uint64_t)t->footprint * shares[s] / 1000);
-			const struct pol_machine m = { cap, pol_low(cap) };
+			const struct pol_machine m = { cap, (uint32_t)bb_low_mark(cap) };
 			int r = pol_policies[p].run(t, &m, &got[p][s]);
 
 			if (r)

@@ -121,7 +121,7 @@ policy-dict policy-hot policy-all"
 	expect_status 0
 	expect_equal "$(rows 'select(.value == null) | .name')" "" "$output"
 	expect_equal "$(rows .name)" "peers-random-zram peers-random-disk peers-random-file peers-write50 peers-two-threads \
-peers-sequential peers-cpu peers-tail peers-hot-set peers-redis-50 peers-redis-25 peers-numpy-50 \
+peers-sequential peers-sequential-wire peers-cpu peers-tail peers-hot-set peers-redis-50 peers-redis-25 peers-numpy-50 \
 peers-numpy-25 peers-sort-50 peers-sort-25"
 	[[ ! -e /run/bluebridge-bench.json ]]
 	! grep -q "$BUILD/bench" /proc/swaps || fail "swap is on"

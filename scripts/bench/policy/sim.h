@@ -44,14 +44,6 @@ static inline uint32_t pol_excess(const struct pol_machine *m, uint32_t here)
 	return room > m->low ? 0 : 2 * m->low + 1 - room;
 }
 
-/* The low mark that bbd gives to a budget of cap pages (daemon/pager/program.c). */
-static inline uint32_t pol_low(uint32_t cap)
-{
-	const uint32_t low = cap / 32;
-
-	return low < 32 ? 32 : low > 2048 ? 2048 : low;
-}
-
 int pol_run_random(const struct pol_trace *t, const struct pol_machine *m, struct pol_result *r);
 int pol_run_fifo(const struct pol_trace *t, const struct pol_machine *m, struct pol_result *r);
 int pol_run_second(const struct pol_trace *t, const struct pol_machine *m, struct pol_result *r);
