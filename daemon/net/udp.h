@@ -231,7 +231,8 @@ void bb_udp_xsk_close(struct bb_udp *u);
 /* Something goes out to the peer: asks for a socket, and for the next hop. */
 void bb_udp_xsk_prepare(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now);
 /* A message without payload, for the first time. Return: false: by UDP. */
-bool bb_udp_xsk_add(struct bb_udp *u, const struct bb_udp_peer *p, const struct sockaddr_in6 *to, const struct bb_hdr *h);
+bool bb_udp_xsk_add(struct bb_udp *u, const struct bb_udp_peer *p, const struct sockaddr_in6 *to, const struct bb_hdr *h,
+		    const void *data, size_t len);
 void bb_udp_xsk_kick(struct bb_udp *u);
 /* Takes or gives back a socket. Return: packets that have come to it, or -1 where there is none. */
 int bb_udp_xsk_recv(struct bb_udp *u);

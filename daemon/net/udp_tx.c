@@ -41,6 +41,12 @@ void bb_udp_tx_flush(struct bb_udp *u)
 	tx->n = 0;
 }
 
+/* May it leave as a frame (udp_xsk.c)? A WRITE's first time may last for several windows. */
+static bool as_frame(const struct bb_udp_peer *p, const struct bb_net_req *r, size_t len)
+{
+	return len ? r->cmd == BB_CMD_WRITE && r->t.tries <= 1 && p->there.trial != r : !r->t.tries;
+}
+
 /* m: flags, seg, nseg and length are set. data may be NULL. */
 static void tx_add(struct bb_udp *u, struct bb_net_req *r, uint64_t ptr, struct bb_msg *m, const void *data, size_t len)
 {
@@ -63,7 +69,7 @@ static void tx_add(struct bb_udp *u, struct bb_net_req *r, uint64_t ptr, struct 
 	bb_wire_encode(&tx->hdr[i], m);
 	bb_wire_seal(&u->cfg->key, &u->self, &tx->to[i].sin6_addr, r->cmd, &tx->hdr[i], data, len);
 	u->sh->stats.tx_bytes += sizeof(tx->hdr[i]) + len;
-	if (u->xsk.x && !len && !r->t.tries && bb_udp_xsk_add(u, p, &tx->to[i], &tx->hdr[i])) {
+	if (u->xsk.x && as_frame(p, r, len) && bb_udp_xsk_add(u, p, &tx->to[i], &tx->hdr[i], data, len)) {
 		tx->n--;
 		return;
 	}
@@ -280,7 +286,7 @@ void bb_udp_push(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
 
 	if (p->reads || p->writes)
 		bb_udp_measure(u, p, now);
-	if (u->xsk.epoll >= 0 && p->reads)
+	if (u->xsk.epoll >= 0 && (p->reads || p->writes))
 		bb_udp_xsk_prepare(u, p, now);
 	DL_FOREACH_SAFE2(p->reads, r, next, t.next) {
 		if (p->inflight && p->inflight + segments(p, r, now) > p->window)

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The UDP transport's packets over AF_XDP: READs leave as whole frames, and all
- * answers come past the kernel's stack, by about a microsecond of five sooner.
+ * The UDP transport's packets over AF_XDP: READs and WRITEs leave as whole frames,
+ * and all answers come past the kernel's stack, by about a microsecond of five sooner.
  *
  * Theory of operation
  * -------------------
  * It is a short cut, never the only way. The UDP socket stays, and has the port
  * that frames name as theirs: so an answer that the device's program does not lead
  * to us (none is attached, another queue, another device) comes there. By UDP goes
- *   - what has a payload, for the kernel makes sums and segments of it better;
+ *   - what is rare, or tries how long a segment may be: the kernel says so at once;
  *   - what is sent again, and all to that peer for a moment after it: where the
  *     short cut leads nowhere, the kernel's own traffic finds and repairs it;
  *   - all to a peer whose next hop is not at this device, or has no link address in
  *     the kernel's neighbours, which are asked once a second.
  * The socket is made, led answers to, and taken away again by another thread
- * (steer/sockets.c), once there are READs; see xsk.h.
+ * (steer/sockets.c), once there are pages to move; see xsk.h.
  *
  * Looking: frames cost a look at memory, the UDP socket a system call. So the
  * latter is looked at once in EVERY looks, unless something came there lately.
@@ -168,17 +168,6 @@ void bb_udp_xsk_prepare(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now)
 
 /* --- sending ---------------------------------------------------------------- */
 
-bool bb_udp_xsk_add(struct bb_udp *u, const struct bb_udp_peer *p, const struct sockaddr_in6 *to, const struct bb_hdr *h)
-{
-	if (!p->mac_known || p->udp_until || u->xsk.off_until)
-		return false;
-	if (bb_xsk_add(u->xsk.x, p->mac, &u->self, u->xsk.port, to, h, sizeof(*h)))
-		return false;
-	u->sh->stats.tx_packets++;
-	u->sh->stats.tx_xdp++;
-	return true;
-}
-
 void bb_udp_xsk_kick(struct bb_udp *u)
 {
 	unsigned int expected = 0;
@@ -188,6 +177,25 @@ void bb_udp_xsk_kick(struct bb_udp *u)
 	bb_xsk_expect(u->xsk.x, expected);
 	if (bb_xsk_kick(u->xsk.x))
 		u->xsk.off_until = bb_now_ns() + OFF_NS;
+}
+
+bool bb_udp_xsk_add(struct bb_udp *u, const struct bb_udp_peer *p, const struct sockaddr_in6 *to, const struct bb_hdr *h,
+		    const void *data, size_t len)
+{
+	int r = -ENOBUFS;
+
+	for (int i = 0; i < 2 && r == -ENOBUFS; i++) {
+		if (i)
+			bb_udp_xsk_kick(u);
+		if (!p->mac_known || p->udp_until || u->xsk.off_until)
+			return false;
+		r = bb_xsk_add(u->xsk.x, p->mac, &u->self, u->xsk.port, to, h, sizeof(*h), data, len);
+	}
+	if (r)
+		return false;
+	u->sh->stats.tx_packets++;
+	u->sh->stats.tx_xdp++;
+	return true;
 }
 
 /* --- receiving -------------------------------------------------------------- */

@@ -5,10 +5,11 @@
  * Theory of operation
  * -------------------
  * Memory shared with the kernel is cut into chunks of a page, which is the most
- * that it allows. A page in one segment takes two. The kernel is given every
- * second chunk only, and the rest of such a packet, some hundred bytes, is copied
- * behind its first part: so that what is handed on is one piece. The headroom is
- * such that the payload begins at a cache line.
+ * that it allows. A page in one segment takes two, one behind the other, in either
+ * direction. To receive, the kernel is given every second chunk only, and the rest
+ * of such a packet, some hundred bytes, is copied behind its first part: so that
+ * what is handed on is one piece. The headroom is such that the payload begins at a
+ * cache line.
  *
  * Four rings: fill (chunks for the kernel), rx, tx, done (what has left). Each has
  * one producer and one consumer, and we are one of them. The chunks of packets
@@ -39,7 +40,7 @@
 #include <unistd.h>
 
 #define CHUNK BB_PAGE_SIZE
-#define RX 512U	 /* chunks for what comes in; a power of two */
+#define RX 512U	 /* packets that come in; a power of two */
 #define TX 64U	 /* frames on their way out; a power of two */
 #define SPARE 32U /* of RX, beyond what is expected */
 #define BATCH 32U /* packets handed on at a time */
@@ -118,18 +119,18 @@ static int open_socket(struct bb_xsk *x, unsigned int ifindex)
 		return -errno;
 	ret = map_ring(x, &x->fill, XDP_UMEM_FILL_RING, RX, sizeof(uint64_t), XDP_UMEM_PGOFF_FILL_RING, &off.fr);
 	if (!ret)
-		ret = map_ring(x, &x->done, XDP_UMEM_COMPLETION_RING, TX, sizeof(uint64_t), XDP_UMEM_PGOFF_COMPLETION_RING, &off.cr);
+		ret = map_ring(x, &x->done, XDP_UMEM_COMPLETION_RING, PARTS * TX, sizeof(uint64_t), XDP_UMEM_PGOFF_COMPLETION_RING, &off.cr);
 	if (!ret)
 		ret = map_ring(x, &x->rx, XDP_RX_RING, RX, sizeof(struct xdp_desc), XDP_PGOFF_RX_RING, &off.rx);
 	if (!ret)
-		ret = map_ring(x, &x->tx, XDP_TX_RING, TX, sizeof(struct xdp_desc), XDP_PGOFF_TX_RING, &off.tx);
+		ret = map_ring(x, &x->tx, XDP_TX_RING, PARTS * TX, sizeof(struct xdp_desc), XDP_PGOFF_TX_RING, &off.tx);
 	if (ret)
 		return ret;
 	for (unsigned int i = 0; i < RX; i++)
 		x->warm[x->nwarm++] = (uint64_t)(RX - 1 - i) * PARTS * CHUNK;
 	bb_xsk_expect(x, 0);
 	for (unsigned int i = 0; i < TX; i++)
-		x->free_tx[x->nfree++] = (uint64_t)(PARTS * RX + i) * CHUNK;
+		x->free_tx[x->nfree++] = (uint64_t)PARTS * (RX + i) * CHUNK;
 	sa.sxdp_flags = XDP_COPY | XDP_USE_NEED_WAKEUP | XDP_USE_SG;
 	return bind(x->fd, (struct sockaddr *)&sa, sizeof(sa)) ? -errno : 0;
 }
@@ -144,7 +145,7 @@ int bb_xsk_new(struct bb_xsk **out, unsigned int ifindex, const uint8_t mac[6])
 	x->fd = -1;
 	x->ifindex = ifindex;
 	memcpy(x->mac, mac, sizeof(x->mac));
-	x->bytes = (size_t)(PARTS * RX + TX) * CHUNK;
+	x->bytes = (size_t)PARTS * (RX + TX) * CHUNK;
 	ret = open_socket(x, ifindex);
 	if (ret)
 		bb_xsk_free(x);
@@ -328,41 +329,59 @@ static void take_done(struct bb_xsk *x)
 	const uint64_t *done = x->done.desc;
 	const uint32_t end = __atomic_load_n(x->done.producer, __ATOMIC_ACQUIRE);
 
-	while (x->done.mine != end)
-		x->free_tx[x->nfree++] = done[x->done.mine++ & x->done.mask];
+	while (x->done.mine != end) {
+		const uint64_t addr = done[x->done.mine++ & x->done.mask];
+
+		/* All parts of a frame are done at once; the first speaks for it. */
+		if (!(addr & CHUNK))
+			x->free_tx[x->nfree++] = addr;
+	}
 	__atomic_store_n(x->done.consumer, x->done.mine, __ATOMIC_RELEASE);
 }
 
+static void put(struct bb_xsk *x, uint64_t addr, size_t len, uint32_t options)
+{
+	struct xdp_desc *d = (struct xdp_desc *)x->tx.desc + (x->tx.mine++ & x->tx.mask);
+
+	*d = (struct xdp_desc){ .addr = addr, .len = (uint32_t)len, .options = options };
+}
+
 int bb_xsk_add(struct bb_xsk *x, const uint8_t mac[6], const struct in6_addr *from, uint16_t port,
-	       const struct sockaddr_in6 *to, const void *data, size_t len)
+	       const struct sockaddr_in6 *to, const void *head, size_t hlen, const void *data, size_t len)
 {
 	struct ipv6hdr ip = { .version = 6, .nexthdr = IPPROTO_UDP, .hop_limit = 64 };
 	struct udphdr udp = { .source = htobe16(port), .dest = to->sin6_port };
 	struct ethhdr eth = { .h_proto = htobe16(ETH_P_IPV6) };
-	struct xdp_desc *d;
+	const size_t all = HEADERS + hlen + len;
 	uint64_t addr;
 	uint8_t *f;
 
 	if (x->nfree < TX / 2)
 		take_done(x);
-	if (!x->nfree || len > BB_XSK_SEND || len & 1)
+	if (!x->nfree)
 		return -ENOBUFS;
+	if (hlen > sizeof(struct bb_hdr) || len > BB_SEG_LARGE || (hlen | len) & 1)
+		return -EMSGSIZE;
 	addr = x->free_tx[--x->nfree];
 	f = x->umem + addr;
 	memcpy(eth.h_dest, mac, sizeof(eth.h_dest));
 	memcpy(eth.h_source, x->mac, sizeof(eth.h_source));
 	memcpy(&ip.saddr, from, sizeof(ip.saddr));
 	memcpy(&ip.daddr, &to->sin6_addr, sizeof(ip.daddr));
-	udp.len = ip.payload_len = htobe16((uint16_t)(sizeof(udp) + len));
-	udp.check = (uint16_t)~fold(sum(data, len, sum(&udp, sizeof(udp), pseudo(&ip, &udp))));
+	udp.len = ip.payload_len = htobe16((uint16_t)(sizeof(udp) + hlen + len));
+	/* Summed is what is sent: the page may change meanwhile, and is then another's to see. */
+	memcpy(f + HEADERS, head, hlen);
+	if (len)
+		memcpy(f + HEADERS + hlen, data, len);
+	udp.check = (uint16_t)~fold(sum(f + HEADERS, hlen + len, sum(&udp, sizeof(udp), pseudo(&ip, &udp))));
 	if (!udp.check)
 		udp.check = 0xffff;
 	memcpy(f, &eth, sizeof(eth));
 	memcpy(f + sizeof(eth), &ip, sizeof(ip));
 	memcpy(f + sizeof(eth) + sizeof(ip), &udp, sizeof(udp));
-	memcpy(f + HEADERS, data, len);
-	d = (struct xdp_desc *)x->tx.desc + (x->tx.mine++ & x->tx.mask);
-	*d = (struct xdp_desc){ .addr = addr, .len = (uint32_t)(HEADERS + len) };
+	put(x, addr, all < CHUNK ? all : CHUNK, all > CHUNK ? XDP_PKT_CONTD : 0);
+	if (all > CHUNK)
+		put(x, addr + CHUNK, all - CHUNK, 0);
 	x->added++;
 	return 0;
 }
@@ -375,8 +394,8 @@ int bb_xsk_kick(struct bb_xsk *x)
 		return 0;
 	__atomic_store_n(x->tx.producer, x->tx.mine, __ATOMIC_RELEASE);
 	x->added = 0;
-	/* EAGAIN: it sends 32 at a time; or there is no memory, and what is left goes with the next. */
-	for (unsigned int i = 0; i <= TX / 32; i++) {
+	/* EAGAIN: it takes 32 descriptors at a time; or there is no memory, and what is left goes with the next. */
+	for (unsigned int i = 0; i <= PARTS * TX / 32; i++) {
 		ret = sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 ? -errno : 0;
 		if (ret != -EAGAIN)
 			break;

@@ -34,12 +34,12 @@ void bb_xsk_packet(struct bb_xsk *x, unsigned int i, uint16_t port, struct bb_so
 void bb_xsk_expect(struct bb_xsk *x, unsigned int packets);
 
 /*
- * A packet of at most BB_XSK_SEND bytes from that address and port, to the link
- * address mac. Return: 0, or -ENOBUFS where what was sent before has not left yet.
+ * A packet from that address and port to the link address mac: head, a header of ours
+ * at most, and data, a segment at most, both of even length. Return: 0; -ENOBUFS where
+ * what was sent before has not left yet; -EMSGSIZE: not by this way.
  */
-#define BB_XSK_SEND 64
 int bb_xsk_add(struct bb_xsk *x, const uint8_t mac[6], const struct in6_addr *from, uint16_t port,
-	       const struct sockaddr_in6 *to, const void *data, size_t len);
+	       const struct sockaddr_in6 *to, const void *head, size_t hlen, const void *data, size_t len);
 /* Sends what was added. Return: 0 or -errno: the device does not send now, or is gone. */
 int bb_xsk_kick(struct bb_xsk *x);
 

@@ -2,14 +2,13 @@
 /*
  * AF_XDP sockets at a veth, with the program that leads answers to them: what
  * comes is whole and checked, what is not led there goes to the stack, what is sent
- * is right to the sum; rings that are full, a device that goes. And seats.
+ * is right to the sum; rings that are full, a device that goes.
  */
 #include "bpf_frames.h"
 
 #include <errno.h>
 #include <net/if.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -168,6 +167,7 @@ static void plug(void)
 {
 	struct sockaddr_ll ll = { .sll_family = AF_PACKET };
 	LIBBPF_OPTS(bpf_link_create_opts, o, .flags = 1U << 2 /* native */);
+	const int room = 8 << 20;
 
 	assert_int_equal(system("ip link add xa mtu 9000 address 02:bb:00:00:00:01 type veth peer name xb mtu 9000 address "
 				"02:bb:00:00:00:02 && ip link set xa up && ip link set xb up"), 0);
@@ -177,6 +177,8 @@ static void plug(void)
 	ll.sll_protocol = htobe16(ETH_P_IPV6);
 	wire = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htobe16(ETH_P_IPV6));
 	assert_true(wire >= 0);
+	/* It holds all that is sent before one is looked at. */
+	assert_int_equal(setsockopt(wire, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room)), 0);
 	assert_int_equal(bind(wire, (struct sockaddr *)&ll, sizeof(ll)), 0);
 }
 
@@ -392,51 +394,66 @@ static void test_more_while_some_are_in_hand(void **state)
 
 /* --- sending --------------------------------------------------------------------- */
 
+/* A header and len bytes: counting, from n. */
+static const uint8_t *bytes_from(unsigned int n, unsigned int len)
+{
+	static uint8_t msg[40 + 4098];
+
+	for (unsigned int i = 0; i < 40 + len; i++)
+		msg[i] = (uint8_t)(n + i);
+	return msg;
+}
+
+static void expect_sent(const struct in6_addr *from, const struct sockaddr_in6 *to, unsigned int n, unsigned int len)
+{
+	struct pollfd p = { .fd = wire, .events = POLLIN };
+	struct frame got;
+
+	do {
+		assert_int_equal(poll(&p, 1, 2000), 1);
+		got.len = (unsigned int)recv(wire, got.b, sizeof(got.b), 0);
+	} while (got.len < AT_HDR + 40 || got.b[AT_IP + 6] != 17); /* the kernel's own */
+	assert_int_equal(got.len, AT_HDR + 40 + len);
+	assert_memory_equal(got.b, mac_b, 6);
+	assert_memory_equal(got.b + 6, mac_a, 6);
+	assert_memory_equal(got.b + AT_IP + 8, from, 16);
+	assert_memory_equal(got.b + AT_IP + 24, &to->sin6_addr, 16);
+	assert_int_equal(got.b[AT_UDP] << 8 | got.b[AT_UDP + 1], port);
+	assert_int_equal(got.b[AT_UDP + 2] << 8 | got.b[AT_UDP + 3], BB_UDP_PORT);
+	assert_int_equal(got.b[AT_IP + 4] << 8 | got.b[AT_IP + 5], 48 + len);
+	assert_memory_equal(got.b + AT_HDR, bytes_from(n, len), 40 + len);
+	assert_int_equal(sum_of(&got, true), 0xffff);
+}
+
 static void test_sent_frames_are_right(void **state)
 {
+	static const unsigned int lens[] = { 0, 4096, 1024, 0, 4096 - 40 - AT_HDR, 4096 - 38 - AT_HDR, 4094 };
 	const struct bb_gptr own = { .node = NODE, .ptr = USER }, dst = { .node = HOME, .cmd = BB_CMD_READ, .ptr = 0x77000 };
 	struct sockaddr_in6 to = { .sin6_family = AF_INET6, .sin6_port = htobe16(BB_UDP_PORT) };
+	const uint8_t *msg = bytes_from(0, 0);
 	struct in6_addr from;
-	uint8_t data[40];
-	struct frame got;
 
 	bb_gptr_encode(&own, &from);
 	bb_gptr_encode(&dst, &to.sin6_addr);
 	for (unsigned int i = 0; i < 1000; i++) {
 		const unsigned int burst = 1 + i % 40;
 
-		for (unsigned int k = 0; k < burst; k++) {
-			memset(data, (int)(i + k), sizeof(data));
-			assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, data, sizeof(data)), 0);
+		for (unsigned int n = i; n < i + burst; n++) {
+			bytes_from(n, lens[n % 7]);
+			assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, msg, 40, msg + 40, lens[n % 7]), 0);
 		}
 		assert_int_equal(bb_xsk_kick(x), 0);
-		for (unsigned int k = 0; k < burst; k++) {
-			struct pollfd p = { .fd = wire, .events = POLLIN };
-
-			assert_int_equal(poll(&p, 1, 2000), 1);
-			got.len = (unsigned int)recv(wire, got.b, sizeof(got.b), 0);
-			if (got.len != AT_HDR + 40 || got.b[AT_IP + 6] != 17) { /* the kernel's own */
-				k--;
-				continue;
-			}
-			memset(data, (int)(i + k), sizeof(data));
-			assert_memory_equal(got.b, mac_b, 6);
-			assert_memory_equal(got.b + 6, mac_a, 6);
-			assert_memory_equal(got.b + AT_IP + 8, &from, 16);
-			assert_memory_equal(got.b + AT_IP + 24, &to.sin6_addr, 16);
-			assert_int_equal(got.b[AT_UDP] << 8 | got.b[AT_UDP + 1], port);
-			assert_int_equal(got.b[AT_UDP + 2] << 8 | got.b[AT_UDP + 3], BB_UDP_PORT);
-			assert_int_equal(got.b[AT_IP + 4] << 8 | got.b[AT_IP + 5], 48);
-			assert_memory_equal(got.b + AT_HDR, data, sizeof(data));
-			assert_int_equal(sum_of(&got, true), 0xffff);
-		}
+		for (unsigned int n = i; n < i + burst; n++)
+			expect_sent(&from, &to, n, lens[n % 7]);
 	}
 	/* Nothing is sent before it is said, and there is room for so many. */
 	for (unsigned int k = 0; k < 64; k++)
-		assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, data, sizeof(data)), 0);
-	assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, data, sizeof(data)), -ENOBUFS);
+		assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, msg, 40, msg + 40, k % 2 ? 4096 : 0), 0);
+	assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, msg, 40, NULL, 0), -ENOBUFS);
 	assert_int_equal(bb_xsk_kick(x), 0);
-	assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, data, BB_XSK_SEND + 2), -ENOBUFS);
+	assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, msg, 40, msg + 40, 4098), -EMSGSIZE);
+	assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, msg, 40, msg + 40, 41), -EMSGSIZE);
+	assert_int_equal(bb_xsk_add(x, mac_b, &from, port, &to, msg, 42, NULL, 0), -EMSGSIZE);
 }
 
 /* --- sockets, devices ---------------------------------------------------------------- */
@@ -456,16 +473,16 @@ static void test_the_device_goes(void **state)
 	const uint8_t data[40] = { 1 };
 
 	assert_int_equal(system("ip link set xa down"), 0);
-	assert_int_equal(bb_xsk_add(x, mac_b, &to.sin6_addr, port, &to, data, sizeof(data)), 0);
+	assert_int_equal(bb_xsk_add(x, mac_b, &to.sin6_addr, port, &to, data, sizeof(data), NULL, 0), 0);
 	assert_int_equal(bb_xsk_kick(x), -ENETDOWN);
 	assert_int_equal(system("ip link set xa up; ip link set xa mtu 1500"), 0);
-	assert_int_equal(bb_xsk_add(x, mac_b, &to.sin6_addr, port, &to, data, sizeof(data)), 0);
+	assert_int_equal(bb_xsk_add(x, mac_b, &to.sin6_addr, port, &to, data, sizeof(data), NULL, 0), 0);
 	assert_int_equal(bb_xsk_kick(x), 0);
 	answer(&f, NODE, USER, 1024);
 	put(&f);
 	came(&f);
 	assert_int_equal(system("ip link del xa"), 0);
-	assert_int_equal(bb_xsk_add(x, mac_b, &to.sin6_addr, port, &to, data, sizeof(data)), 0);
+	assert_int_equal(bb_xsk_add(x, mac_b, &to.sin6_addr, port, &to, data, sizeof(data), NULL, 0), 0);
 	assert_true(bb_xsk_kick(x) < 0);
 	assert_int_equal(bb_xsk_recv(x), 0);
 	close(wire);
@@ -477,101 +494,6 @@ static void test_the_device_goes(void **state)
 	answer(&f, NODE, USER, 4096);
 	put(&f);
 	came(&f);
-}
-
-/* --- seats ------------------------------------------------------------------------------ */
-
-static void test_seats(void **state)
-{
-	struct bb_xsk *const one = (struct bb_xsk *)&f;
-
-	assert_false(bb_xsk_offer(3, one));
-	assert_true(bb_xsk_want(3));
-	assert_false(bb_xsk_want(3));
-	assert_int_equal(bb_xsk_seat(3), BB_SEAT_WANTED);
-	assert_null(bb_xsk_take(3));
-	assert_true(bb_xsk_offer(3, one));
-	assert_false(bb_xsk_offer(3, one));
-	bb_xsk_ask(3); /* not before it is used */
-	assert_int_equal(bb_xsk_seat(3), BB_SEAT_OFFERED);
-	assert_ptr_equal(bb_xsk_take(3), one);
-	assert_null(bb_xsk_take(3));
-	assert_null(bb_xsk_collect(3));
-	bb_xsk_ask(3);
-	assert_int_equal(bb_xsk_seat(3), BB_SEAT_ASKED);
-	bb_xsk_leave(3);
-	bb_xsk_leave(3);
-	assert_false(bb_xsk_want(3)); /* not before the last one was collected */
-	assert_ptr_equal(bb_xsk_collect(3), one);
-	assert_null(bb_xsk_collect(3));
-	/* Its user ends before it was made, and before it was taken. */
-	bb_xsk_want(3);
-	bb_xsk_leave(3);
-	assert_false(bb_xsk_offer(3, one));
-	bb_xsk_want(3);
-	assert_true(bb_xsk_offer(3, one));
-	bb_xsk_leave(3);
-	assert_ptr_equal(bb_xsk_collect(3), one);
-	assert_int_equal(bb_xsk_seat(3), BB_SEAT_FREE);
-	bb_xsk_want(BB_XSK_MAX);
-	assert_int_equal(bb_xsk_seat(BB_XSK_MAX), BB_SEAT_FREE);
-	assert_false(bb_xsk_offer(BB_XSK_MAX, one));
-}
-
-#define TURNS 20000
-
-static int token; /* whoever has the socket adds to it */
-static bool finished;
-
-static void *user(void *arg)
-{
-	unsigned int had = 0;
-	bool has = false;
-
-	while (had < TURNS) {
-		const enum bb_seat s = bb_xsk_seat(4);
-
-		if (s == BB_SEAT_FREE)
-			bb_xsk_want(4);
-		if (!has && bb_xsk_take(4))
-			has = true;
-		if (has)
-			token++;
-		if (has && (s == BB_SEAT_ASKED || had % 3 == 0)) {
-			has = false;
-			had++;
-			bb_xsk_leave(4);
-		}
-	}
-	bb_xsk_leave(4);
-	__atomic_store_n(&finished, true, __ATOMIC_RELEASE);
-	return NULL;
-}
-
-static void test_seats_from_two_threads(void **state)
-{
-	bool out = false; /* with the user */
-	unsigned int n = 0;
-	pthread_t t;
-
-	assert_int_equal(pthread_create(&t, NULL, user, NULL), 0);
-	while (!__atomic_load_n(&finished, __ATOMIC_ACQUIRE) || out) {
-		if (!out) {
-			token = (int)n;
-			out = bb_xsk_offer(4, (struct bb_xsk *)&f);
-		} else {
-			bb_xsk_ask(4);
-			if (bb_xsk_collect(4)) {
-				assert_true(token >= (int)n);
-				out = false;
-				n++;
-			} else {
-				sched_yield();
-			}
-		}
-	}
-	pthread_join(t, NULL);
-	assert_in_range(n, TURNS, TURNS + 1);
 }
 
 int main(void)
@@ -586,8 +508,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sent_frames_are_right, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_one_a_queue, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_the_device_goes, set_up, tear_down),
-		cmocka_unit_test(test_seats),
-		cmocka_unit_test(test_seats_from_two_threads),
 	};
 
 	return cmocka_run_group_tests(tests, set_up_all, tear_down_all);
