@@ -55,6 +55,7 @@
 #define BATCH BB_DISCARD_MAX
 #define PIECE 32 /* as many as a fault may wait for, where they need not be taken out in a hurry */
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
+#define SLICE_NS 6000000ULL /* twice a program's, by default */
 #define FORGET (BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH | BB_PW_HEAT | BB_PW_SLOT)
 
 struct victim {
@@ -475,12 +476,19 @@ static void take_hinted(void)
 	}
 }
 
-static void *helper(void *arg)
+static void *helper(void *new)
 {
 	struct bb_region *g = &bb_rg;
 	struct bb_region_ctl *c = g->ctl;
 
 	prctl(PR_SET_NAME, "bb-helper");
+	/*
+	 * Whoever wakes with a shorter slice has the CPU at once: the thread whose page
+	 * has come does not wait for the end of a batch. A fork child in a sandbox may
+	 * not ask for it.
+	 */
+	if (new)
+		bb_sys_slice(SLICE_NS);
 	atomic_store(&c->stuck, 0);
 	ev.age = BB_AGE_OLD;
 	bb_lost_begin();
@@ -538,7 +546,7 @@ int bb_evict_start(void)
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, 128 * 1024);
-	r = pthread_create(&t, &attr, helper, NULL);
+	r = pthread_create(&t, &attr, helper, bb_rg.attached == BB_ATTACHED ? NULL : &bb_rg);
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (r)

@@ -315,6 +315,8 @@ void bb_sys_close(int fd);
 int bb_sys_madvise(void *addr, size_t len, int advice);
 int bb_sys_munlock(void *addr, size_t len);
 int bb_sys_mprotect(void *addr, size_t len, int prot);
+/* How long this thread runs in one go, if others want its CPU. */
+void bb_sys_slice(uint64_t ns);
 void *bb_sys_mremap(void *old, size_t oldlen, size_t newlen, int flags, void *newaddr);
 
 #endif

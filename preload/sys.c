@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <bluebridge/kernel.h>
+
 #include "private.h"
 
 void *bb_sys_mmap(void *addr, size_t len, int prot, int flags, int fd, int64_t off)
@@ -94,5 +96,18 @@ void bb_sys_close(int fd)
 	int keep = errno;
 
 	syscall(SYS_close, fd);
+	errno = keep;
+}
+
+void bb_sys_slice(uint64_t ns)
+{
+	struct bb_sched_attr a = { .size = sizeof(a) };
+	int keep = errno;
+
+	if (syscall(SYS_sched_getattr, 0, &a, sizeof(a), 0) == 0 && a.policy == SCHED_OTHER) {
+		a.size = sizeof(a);
+		a.runtime = ns;
+		syscall(SYS_sched_setattr, 0, &a, 0);
+	}
 	errno = keep;
 }

@@ -67,4 +67,14 @@ struct uffdio_move {
 #define MADV_DONTNEED_LOCKED 24
 #endif
 
+/* Of <linux/sched/types.h>, whose struct sched_param is the C library's as well. */
+struct bb_sched_attr {
+	__u32 size, policy;
+	__u64 flags;
+	__s32 nice;
+	__u32 priority;
+	__u64 runtime; /* of SCHED_OTHER, since Linux 6.12: nanoseconds that it runs in one go */
+	__u64 deadline, period;
+};
+
 #endif
