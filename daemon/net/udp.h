@@ -230,7 +230,7 @@ int bb_udp_xsk_open(struct bb_udp *u);
 void bb_udp_xsk_close(struct bb_udp *u);
 /* Something goes out to the peer: asks for a socket, and for the next hop. */
 void bb_udp_xsk_prepare(struct bb_udp *u, struct bb_udp_peer *p, uint64_t now);
-/* A message without payload, for the first time. Return: false: by UDP. */
+/* A message that goes out for the first time; data may be NULL. Return: false: by UDP. */
 bool bb_udp_xsk_add(struct bb_udp *u, const struct bb_udp_peer *p, const struct sockaddr_in6 *to, const struct bb_hdr *h,
 		    const void *data, size_t len);
 void bb_udp_xsk_kick(struct bb_udp *u);

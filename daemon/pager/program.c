@@ -34,23 +34,24 @@
 
 static int64_t low_mark(const struct bb_program *p)
 {
-	return p->opens_until ? BB_LOW_MAX : bb_low_mark(p->limit);
+	return atomic_load_explicit(&p->opens_until, memory_order_relaxed) ? BB_LOW_MAX : bb_low_mark(p->limit);
 }
 
 void bb_program_opens(struct bb_program *p)
 {
-	const bool new = !p->opens_until;
-
-	p->opens_until = p->pager->now + OPENS_NS;
-	if (new)
-		atomic_store(&p->ctl->low, low_mark(p));
+	atomic_store_explicit(&p->opens_until, p->pager->now + OPENS_NS, memory_order_relaxed);
+	/* Looked at each time: a new budget may have set it meanwhile. */
+	if (atomic_load_explicit(&p->ctl->low, memory_order_relaxed) != BB_LOW_MAX)
+		atomic_store(&p->ctl->low, BB_LOW_MAX);
 }
 
 void bb_program_opens_poll(struct bb_program *p)
 {
-	if (!p->opens_until || p->pager->now < p->opens_until || p->parked_n)
+	const uint64_t until = atomic_load_explicit(&p->opens_until, memory_order_relaxed);
+
+	if (!until || p->pager->now < until || p->parked_n)
 		return;
-	p->opens_until = 0;
+	atomic_store_explicit(&p->opens_until, 0, memory_order_relaxed);
 	atomic_store(&p->ctl->low, low_mark(p));
 }
 

@@ -250,7 +250,7 @@ struct bb_program {
 	} parked[BB_PARKED];
 	uint32_t parked_head, parked_n;
 	uint64_t rung_at;	/* for them */
-	uint64_t opens_until;	/* it reaches new extents; 0: it does not */
+	_Atomic uint64_t opens_until; /* it reaches new extents; 0: it does not */
 
 	/* record.c */
 	struct bb_trace *trace;

@@ -351,6 +351,11 @@ static inline int bb_credit_take(struct bb_region_ctl *c, int64_t n)
 	return 1;
 }
 
+static inline void bb_credit_give(struct bb_region_ctl *c, int64_t n)
+{
+	atomic_fetch_sub(&c->resident, n);
+}
+
 /*
  * The low mark of a budget of so many pages. What is kept free holds no page, so it
  * is only what the helper needs to be ahead of faults: a wake-up and a batch. Where
@@ -363,11 +368,6 @@ static inline int64_t bb_low_mark(int64_t limit)
 	const int64_t low = limit / 128;
 
 	return low < BB_LOW_MIN ? BB_LOW_MIN : low > BB_LOW_MAX ? BB_LOW_MAX : low;
-}
-
-static inline void bb_credit_give(struct bb_region_ctl *c, int64_t n)
-{
-	atomic_fetch_sub(&c->resident, n);
 }
 
 #endif
