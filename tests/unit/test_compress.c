@@ -193,6 +193,23 @@ static void both(enum bb_compress asker, enum bb_compress home, uint8_t said)
 static uint8_t data[60][4096];
 static int kinds = KINDS;
 
+static bool corrupts; /* packets come damaged */
+
+/*
+ * Where a home's answers were not what was asked for it is asked plainly for a while,
+ * and a plain answer has no digest: the pager holds it against the hash that it has
+ * kept, and asks again. So do we.
+ */
+static void read_back(uint64_t ptr, uint32_t n, const uint8_t *want)
+{
+	for (int i = 0; i < (corrupts ? 20 : 1); i++) {
+		assert_int_equal(read_pages(w.net, ptr, n, BOOT), BB_ST_OK);
+		if (!memcmp(page_read, want, (size_t)n * 4096))
+			return;
+	}
+	assert_memory_equal(page_read, want, (size_t)n * 4096);
+}
+
 /* Pages of all kinds there and back. */
 static void roundtrip(uint64_t seed)
 {
@@ -205,14 +222,10 @@ static void roundtrip(uint64_t seed)
 		pages[i] = (struct bb_net_page){ x + i * 4096, data[i] };
 	}
 	assert_int_equal(run_on(w.net, &r), BB_ST_OK);
-	for (unsigned int i = 0; i < 60; i++) {
-		assert_int_equal(read_pages(w.net, x + i * 4096, 1, BOOT), BB_ST_OK);
-		assert_memory_equal(page_read, data[i], 4096);
-	}
-	for (unsigned int i = 0; i < 60; i += 15) {
-		assert_int_equal(read_pages(w.net, x + i * 4096, 15, BOOT), BB_ST_OK);
-		assert_memory_equal(page_read, data[i], sizeof(data[0]) * 15);
-	}
+	for (unsigned int i = 0; i < 60; i++)
+		read_back(x + i * 4096, 1, data[i]);
+	for (unsigned int i = 0; i < 60; i += 15)
+		read_back(x + i * 4096, 15, data[i]);
 }
 
 static void test_round_trip(void **state)
@@ -279,10 +292,12 @@ static void test_loss(void **state)
 			world_mtu(mtu);
 			both(BB_COMPRESS_ON, BB_COMPRESS_ON, BB_HELLO_LZ4);
 			world_start(64 << 20, faults[i]);
-			kinds = i == 3 ? 1 : KINDS;
+			corrupts = i == 3;
+			kinds = corrupts ? 1 : KINDS;
 			for (uint64_t seed = 100; seed < 104; seed++)
 				roundtrip(seed * 1000);
 			kinds = KINDS;
+			corrupts = false;
 			world_stop();
 		}
 	world_mtu(9000);
