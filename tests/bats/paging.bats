@@ -72,6 +72,33 @@ wakes_soon() { (($(od -An -td4 -N4 /dev/cpu_dma_latency) <= 2)); }
 	expect_output "bbd --latency off"
 }
 
+slice() { awk '/^se.slice/ { print $3 }' "/proc/$1/sched"; }
+
+helper_of() {
+	local t
+
+	for t in "/proc/$1"/task/*; do
+		[[ $(<"$t/comm") == bb-helper ]] && echo "${t##*/}"
+	done
+	return 0
+}
+
+@test "the helper leaves the CPU to who wakes: its slice is twice the program's" {
+	local pid='' helper=''
+
+	[[ $(printf "%s\n" 6.12 "$(uname -r)" | sort -V | head -n 1) == 6.12 && -n $(slice self) ]] || skip "this kernel has no slices of a thread's own"
+	rack_up 2
+	paged 16M "$BUILD/apps/bbtouch" --size 64M --pattern rand --seconds 5 >"$BATS_TEST_TMPDIR/out" 2>&1 &
+	PIDS+=($!)
+	has_helper() {
+		pid=$(bbrack run h1 -- "$BUILD/bbctl" -j program show | jq '.programs[0].pid // empty') && [[ $pid ]] &&
+			helper=$(helper_of "$pid") && [[ $helper ]]
+	}
+	eventually 5 has_helper
+	(($(slice "$helper") >= 2 * $(slice "$pid"))) || fail "the helper's slice is $(slice "$helper"), the program's $(slice "$pid")"
+	wait "${PIDS[0]}" || fail "$(<"$BATS_TEST_TMPDIR/out")"
+}
+
 @test "faults that the kernel raises for the program" {
 	rack_up 2
 	mkdir "$BATS_TEST_TMPDIR/d"
