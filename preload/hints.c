@@ -15,7 +15,9 @@
  * The kernel hears of all hints for memory that is not paged, but not of RANDOM
  * and SEQUENTIAL: they mean nothing to it in anonymous memory, and cut mappings.
  *
- * Nothing here waits, but for the lock, which is let go now and then. A handler
+ * Nothing here waits, but for the lock, which is let go now and then, and COLD and
+ * PAGEOUT for pages that are landing: bbd installs a run of them, and may lose the CPU
+ * to the program before it has said of each that it is here. A handler
  * that has interrupted a holder of it goes without: hints are hints.
  *
  * Lock order: bb_rg.lock for the program's side, bb_rg.evicting for the helper's.
@@ -30,6 +32,8 @@
 #include "private.h"
 
 #define HOLD 32u /* extents looked at before others may have the lock */
+#define LAND_NS 2000000ULL /* a hint is worth no more */
+#define LAND_LOOK_NS 50000ULL
 
 bool bb_hint_is(int advice)
 {
@@ -94,6 +98,19 @@ static void unmark(uint32_t first, uint32_t n)
 		       !atomic_compare_exchange_weak(&bb_rg.pw[i], &w, bb_pw_with_gen(w & ~BB_PW_COLD, gen)))
 			;
 	}
+}
+
+/* Until no page of these is on its way in, the program's own among them; but not for long. */
+static void await_landing(uint32_t first, uint32_t n)
+{
+	static _Atomic uint32_t none;
+	uint64_t waited = 0;
+
+	for (uint32_t i = first; i < first + n && waited < LAND_NS; i++)
+		while (bb_pw_state(atomic_load_explicit(&bb_rg.pw[i], memory_order_relaxed)) == BB_P_FILLING && waited < LAND_NS) {
+			bb_futex_wait(&none, 0, LAND_LOOK_NS);
+			waited += LAND_LOOK_NS;
+		}
 }
 
 /* COLD, PAGEOUT for a part of an extent, lock held. Return: does the kernel have to know? */
@@ -204,6 +221,8 @@ int bb_hint(uint32_t first, uint32_t n, int advice)
 
 	if (bb_lock_inside())
 		return 0;
+	if (g->attached == BB_ATTACHED && (advice == MADV_COLD || advice == MADV_PAGEOUT))
+		await_landing(first, n);
 	while (at < end) {
 		told = at;
 		next = end;

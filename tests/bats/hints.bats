@@ -126,6 +126,18 @@ await 1000 1 0 0\nawait 1002 5 0 0\nawait 3000 700 0 0\ntouch 0 1000 100\ntouch 
 	stats '.lost == 0 and .evict_busy == 0'
 }
 
+@test "PAGEOUT by a program that goes on before bbd has said that its pages are here" {
+	local cpu i rounds=''
+
+	cpu=$(taskset -cp "$BASHPID" | sed 's/.*: //; s/[-,].*//')
+	rack_up 2 --bbd-args "--cpu $cpu"
+	for ((i = 0; i < 30; i++)); do
+		rounds+=$'touch 0 4000 9999\nadvise pageout 0 4000\nawait 0 4000 0 0\n'
+	done
+	run hint 64M 96M taskset -c "$cpu" <<<"$rounds"
+	expect_status 0
+}
+
 @test "COLD: it stays while there is room, and goes before all else" {
 	rack_up 2
 	# 8000 pages of 13000 or so are here, the helper has done what they took, and a half of them is cold.
