@@ -15,10 +15,10 @@
  * The kernel hears of all hints for memory that is not paged, but not of RANDOM
  * and SEQUENTIAL: they mean nothing to it in anonymous memory, and cut mappings.
  *
- * Nothing here waits, but for the lock, which is let go now and then, and COLD and
- * PAGEOUT for pages that are landing: bbd installs a run of them, and may lose the CPU
- * to the program before it has said of each that it is here. A handler
- * that has interrupted a holder of it goes without: hints are hints.
+ * Nothing here waits, but for the lock, which is let go now and then: a handler
+ * that has interrupted a holder of it goes without, hints are hints. And COLD and
+ * PAGEOUT, for a moment, for pages that are landing: bbd installs a run of them, and may
+ * lose the CPU to the program before it has said of each that it is here.
  *
  * Lock order: bb_rg.lock for the program's side, bb_rg.evicting for the helper's.
  */
@@ -29,11 +29,11 @@
 
 #include <bluebridge/kernel.h>
 
+#include "clock.h"
 #include "private.h"
 
 #define HOLD 32u /* extents looked at before others may have the lock */
 #define LAND_NS 2000000ULL /* a hint is worth no more */
-#define LAND_LOOK_NS 50000ULL
 
 bool bb_hint_is(int advice)
 {
@@ -103,14 +103,23 @@ static void unmark(uint32_t first, uint32_t n)
 /* Until no page of these is on its way in, the program's own among them; but not for long. */
 static void await_landing(uint32_t first, uint32_t n)
 {
-	static _Atomic uint32_t none;
-	uint64_t waited = 0;
+	uint64_t until = 0;
+	unsigned int looks = 0;
 
-	for (uint32_t i = first; i < first + n && waited < LAND_NS; i++)
-		while (bb_pw_state(atomic_load_explicit(&bb_rg.pw[i], memory_order_relaxed)) == BB_P_FILLING && waited < LAND_NS) {
-			bb_futex_wait(&none, 0, LAND_LOOK_NS);
-			waited += LAND_LOOK_NS;
+	for (uint32_t i = first; i < first + n; i++) {
+		/* Words of what was never paged are not in memory, and stay so. */
+		if (bb_xstate(i / BB_EXTENT_PAGES) != BB_X_MANAGED) {
+			i |= BB_EXTENT_PAGES - 1;
+			continue;
 		}
+		while (bb_pw_state(atomic_load_explicit(&bb_rg.pw[i], memory_order_relaxed)) == BB_P_FILLING) {
+			if (!until)
+				until = bb_now_ns() + LAND_NS;
+			else if (bb_now_ns() > until)
+				return;
+			bb_sys_pause(&looks);
+		}
+	}
 }
 
 /* COLD, PAGEOUT for a part of an extent, lock held. Return: does the kernel have to know? */

@@ -5,12 +5,9 @@
  * this file owns the busy state DROPPING.
  */
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-#include <time.h>
 
 #include <bluebridge/kernel.h>
 
@@ -68,7 +65,7 @@ static int page_claim(uint32_t page, enum bb_page_state *was)
 	_Atomic bb_pw *pw = &bb_rg.pw[page];
 	uint64_t deadline = 0;
 	bb_pw w = atomic_load(pw);
-	unsigned int spins = 0;
+	unsigned int looks = 0;
 
 	for (;;) {
 		switch (bb_pw_state(w)) {
@@ -91,14 +88,7 @@ static int page_claim(uint32_t page, enum bb_page_state *was)
 			deadline = bb_now_ns() + SETTLE_NS;
 		else if (bb_now_ns() > deadline)
 			return -ETIMEDOUT;
-		if (++spins < 64) {
-			sched_yield();
-		} else {
-			struct timespec ts = { 0, 20000 };
-
-			/* Not the library's, which is a point of cancellation: the lock is held. */
-			syscall(SYS_nanosleep, &ts, NULL);
-		}
+		bb_sys_pause(&looks);
 		w = atomic_load(pw);
 	}
 }

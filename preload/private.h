@@ -317,6 +317,8 @@ int bb_sys_munlock(void *addr, size_t len);
 int bb_sys_mprotect(void *addr, size_t len, int prot);
 /* How long this thread runs in one go, if others want its CPU. */
 void bb_sys_slice(uint64_t ns);
+/* Between two looks at what somebody else is about to change; looks: so far, 0 at first. */
+void bb_sys_pause(unsigned int *looks);
 void *bb_sys_mremap(void *old, size_t oldlen, size_t newlen, int flags, void *newaddr);
 
 #endif

@@ -111,3 +111,16 @@ void bb_sys_slice(uint64_t ns)
 	}
 	errno = keep;
 }
+
+void bb_sys_pause(unsigned int *looks)
+{
+	const struct timespec ts = { 0, 20000 };
+	int keep = errno;
+
+	/* Not the library's nanosleep, which is a point of cancellation: a lock may be held. */
+	if (++*looks < 64)
+		sched_yield();
+	else
+		syscall(SYS_nanosleep, &ts, NULL);
+	errno = keep;
+}
