@@ -54,6 +54,7 @@
 
 #define BATCH BB_DISCARD_MAX
 #define PIECE 32 /* as many as a fault may wait for, where they need not be taken out in a hurry */
+#define CLEAR 8 /* staging places at a time: 4 us */
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
 #define SLICE_NS 6000000ULL /* twice a program's, by default */
 #define FORGET (BB_PW_HASHED | BB_PW_RX | BB_PW_PREFETCH | BB_PW_HEAT | BB_PW_SLOT)
@@ -116,6 +117,34 @@ static void stays(uint32_t page)
 
 	release_busy(page, bb_pw_with_gen(BB_P_RESIDENT, gen), BB_PW_GEN | BB_PW_COLD);
 	atomic_fetch_add_explicit(&bb_rg.ctl->n_evict_busy, 1, memory_order_relaxed);
+}
+
+/* Between two pages: wakes whom bbd has left to us, and lets them have this CPU. */
+static void look(void)
+{
+	struct bb_region_ctl *c = bb_rg.ctl;
+	uint64_t w;
+
+	if (!atomic_load_explicit(&c->to_wake, memory_order_relaxed))
+		return;
+	w = atomic_exchange(&c->to_wake, 0);
+	if (!w)
+		return;
+	bb_pages_wake((uint32_t)(w >> 32), (uint32_t)w);
+	sched_yield();
+}
+
+/* From here on we look. Not where pages are discarded: a batch of that takes long. */
+static void begin_looking(void)
+{
+	if (bb_rg.features & UFFD_FEATURE_MOVE)
+		atomic_store(&bb_rg.ctl->helper_wakes, 1);
+}
+
+static void end_looking(void)
+{
+	atomic_store(&bb_rg.ctl->helper_wakes, 0);
+	look();
 }
 
 /* Without UFFDIO_MOVE. */
@@ -292,6 +321,7 @@ static unsigned int run_batch(void)
 		while (i + n < ev.nv && ev.v[i + n].page == ev.v[i].page + n)
 			n++;
 		move_run(i, n);
+		look();
 	}
 	for (i = 0; i < ev.nv; i++) {
 		if (!ev.v[i].moved)
@@ -299,10 +329,14 @@ static unsigned int run_batch(void)
 		if (stage(&ev.v[i], i, head))
 			head++;
 		gone++;
+		look();
 	}
 	if (gone) {
-		if (move)
-			staging_clear(0, ev.nv);
+		for (i = 0; move && i < ev.nv; i += n) {
+			n = ev.nv - i < CLEAR ? ev.nv - i : CLEAR;
+			staging_clear(i, n);
+			look();
+		}
 		bb_credit_give(g->ctl, gone);
 		atomic_fetch_add_explicit(&g->ctl->n_evict, gone, memory_order_relaxed);
 		ev.taken_in_round += gone;
@@ -430,6 +464,7 @@ static bool make_room(int64_t target)
 		if (fruitless > 1)
 			return false;
 		bb_lock(&g->evicting);
+		begin_looking();
 		pick_hinted(false, used_extents, max);
 		while (ev.nv < max && ev.hand < used_extents && bb_xstate(ev.hand) != BB_X_LOCAL) {
 			if (bb_xstate(ev.hand) == BB_X_MANAGED && !pick(ev.hand, max))
@@ -440,6 +475,7 @@ static bool make_room(int64_t target)
 		if (ev.nv)
 			run_batch();
 		bb_unlock(&g->evicting);
+		end_looking();
 		/* A thread that woke on this CPU meanwhile would wait for milliseconds, the scheduler's slice. */
 		if (unhurried())
 			sched_yield();
@@ -467,11 +503,13 @@ static void take_hinted(void)
 		taken = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
 		bb_unlock(&g->lock);
 		bb_lock(&g->evicting);
+		begin_looking();
 		pick_hinted(true, taken, max > PIECE ? PIECE : max);
 		taken = ev.nv;
 		if (ev.nv)
 			run_batch();
 		bb_unlock(&g->evicting);
+		end_looking();
 		sched_yield();
 	}
 }

@@ -132,6 +132,8 @@ static json_t *program(const struct bb_program_info *p)
 	NUMBER(evict_busy);
 	NUMBER(written_back);
 	NUMBER(lost);
+	NUMBER(relayed);
+	NUMBER(relay_late);
 	NUMBER(single);
 	NUMBER(copied);
 #undef NUMBER

@@ -68,6 +68,7 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 		     bb_pw set, bb_pw clear)
 {
 	const uint8_t *from = data ? data : p->pager->zeros;
+	const bool relay = !(set & BB_PW_PREFETCH) && bb_relay_suits(p);
 	unsigned int again = 0;
 
 	while (n) {
@@ -75,6 +76,7 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 			.dst = bb_prog_addr(p, page),
 			.src = (uintptr_t)from,
 			.len = (uint64_t)n << BB_PAGE_SHIFT,
+			.mode = relay ? UFFDIO_COPY_MODE_DONTWAKE : 0,
 		};
 		uint32_t done;
 		int err = 0;
@@ -85,6 +87,10 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 		if (done) {
 			BB_PROBE(page_placed, p->pid, c.dst, done, from_state);
 			arrived(p, page, done, set, clear);
+			if (relay && done == n)
+				bb_relay(p, page, done);
+			else if (relay)
+				bb_fill_wake(p, page, done);
 		}
 		page += done;
 		n -= done;

@@ -389,6 +389,8 @@ int bb_pager_programs(struct bb_pager *pg, struct bb_program_info *out, int max)
 		o->evict_busy = atomic_load(&c->n_evict_busy);
 		o->written_back = atomic_load(&c->n_writeback);
 		o->lost = atomic_load(&c->n_lost);
+		o->relayed = atomic_load(&p->relayed);
+		o->relay_late = atomic_load(&p->relay_late);
 		o->single = p->sync.left;
 		o->copied = p->sync.copied;
 		count_pages(p, o);

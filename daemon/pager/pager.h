@@ -84,6 +84,7 @@ struct bb_program_info {
 	uint64_t faults, fill_zero, fill_staged, fill_remote, prefetched, unused;
 	uint64_t single, copied; /* extents with one copy where two are wanted; pages copied again */
 	uint64_t evicted, evicted_clean, evicted_zero, evict_busy, written_back, lost;
+	uint64_t relayed, relay_late; /* wake-ups that its helper did for us; was asked to, and came too late for */
 	unsigned int nnodes;	/* home memory held, by node */
 	struct {
 		uint16_t node;

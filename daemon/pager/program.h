@@ -252,6 +252,10 @@ struct bb_program {
 	uint64_t rung_at;	/* for them */
 	_Atomic uint64_t opens_until; /* it reaches new extents; 0: it does not */
 
+	/* relay.c: wake-ups that are not left to the helper, after the last one that it came too late for */
+	uint8_t relay_pause, relay_paused;
+	_Atomic uint64_t relayed, relay_late; /* for people */
+
 	/* record.c */
 	struct bb_trace *trace;
 	struct {
@@ -280,6 +284,13 @@ struct bb_resting {
 	bool gave_way;		/* a program ran on it as soon as its page was there */
 };
 
+/* A wake-up that is left to the helper of a program, see relay.c. */
+struct bb_relay {
+	struct bb_program *prog; /* NULL: there is none */
+	uint32_t page, n;
+	uint64_t since;
+};
+
 struct bb_pager {
 	struct bb_pager_config cfg;
 	pthread_t thread;
@@ -306,6 +317,7 @@ struct bb_pager {
 	uint64_t sweep_at;	/* when all of many are looked at */
 	uint64_t look_at;	/* when epoll is asked, at the latest */
 	struct bb_resting rest;
+	struct bb_relay relay;
 	struct bb_latency latency;
 	unsigned int fills_due;	/* answers that pages wait for */
 	uint16_t suspect;	/* the node that last let a deadline pass; 0: none */
@@ -376,6 +388,17 @@ bool bb_due_ask(struct bb_pager *pg);
 void bb_due_awake(struct bb_pager *pg);
 /* Does a program wait for what no event tells of? */
 bool bb_due_waits(const struct bb_pager *pg);
+
+/* --- relay.c -------------------------------------------------------------- */
+
+/* Is the next wake-up of the program better left to its helper? */
+bool bb_relay_suits(struct bb_program *p);
+/* Leaves it to the helper: n pages from page on have been installed, without waking. */
+void bb_relay(struct bb_program *p, uint32_t page, uint32_t n);
+/* Is there one that the helper has not done yet? After a while we do it. */
+bool bb_relay_pending(struct bb_pager *pg);
+/* The program's memory goes. */
+void bb_relay_forget(struct bb_program *p);
 
 /* --- rest.c ---------------------------------------------------------------- */
 

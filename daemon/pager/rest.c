@@ -22,7 +22,8 @@
  * in a row. Where the program faults so rarely that both are too late to matter,
  * sleeping is better: it costs nothing.
  *
- * While an answer of a home is due that a page waits for, the thread always spins.
+ * While an answer of a home is due that a page waits for, or a wake-up has been left
+ * to a helper (relay.c), the thread always spins.
  */
 #include <sched.h>
 
@@ -123,7 +124,8 @@ void bb_rest_fault(struct bb_pager *pg, uint64_t now)
 void bb_rest(struct bb_pager *pg, int work)
 {
 	struct bb_resting *r = &pg->rest;
-	const bool sleeps = r->way == BB_REST_SLEEP;
+	const bool pending = bb_relay_pending(pg);
+	const bool sleeps = r->way == BB_REST_SLEEP && !pg->fills_due && !pending;
 
 	if (pg->now - r->said_at > SAY_NS)
 		say(pg);
@@ -136,12 +138,12 @@ void bb_rest(struct bb_pager *pg, int work)
 		if (r->gave_way) {
 			/* The program has been on this CPU: its next fault may be there already. */
 			r->gave_way = false;
-		} else if (sleeps && !pg->fills_due) {
+		} else if (sleeps) {
 			sleep_until_work(pg, true);
 		} else {
 			breathe(pg);
 		}
-	} else if ((sleeps && !pg->fills_due) || pg->now - r->worked_at > pg->cfg.spin_us * 1000ULL) {
+	} else if (sleeps || (!pending && pg->now - r->worked_at > pg->cfg.spin_us * 1000ULL)) {
 		sleep_until_work(pg, false);
 	} else if (await_reply(pg)) {
 		r->worked_at = pg->now;

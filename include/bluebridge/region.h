@@ -285,6 +285,18 @@ struct bb_region_ctl {
 	_Atomic uint32_t cold, out;	/* some extents are COLD, OUT: the helper looks for them */
 
 	/*
+	 * Wake-ups that bbd leaves to the helper. Taking pages out it is often on
+	 * the CPU of the thread whose page has come, and can wake that thread
+	 * without the interrupt that bbd needs. bbd installs the page, leaves those
+	 * who wait for it asleep, puts it here (page << 32 | number of pages), and
+	 * looks at helper_wakes once more. The helper looks here between two pages,
+	 * and after it has cleared helper_wakes. Who takes it out wakes them; what
+	 * the helper leaves lying, bbd takes back.
+	 */
+	_Atomic uint32_t helper_wakes;
+	_Atomic uint64_t to_wake;	/* 0: none */
+
+	/*
 	 * WILLNEED: ranges that bbd is asked to fetch, page << 32 | number of
 	 * pages, 0: free. The program puts them there, then sets asked.
 	 */

@@ -99,6 +99,25 @@ helper_of() {
 	wait "${PIDS[0]}" || fail "$(<"$BATS_TEST_TMPDIR/out")"
 }
 
+@test "wake-ups are left to the helper, and nobody sleeps on, wherever it runs" {
+	local cpu
+
+	has_relayed() { bbrack run h1 -- "$BUILD/bbctl" -j program show | jq -e '.programs[0].relayed > 1000' >/dev/null; }
+	rack_up 2
+	paged 16M "$BUILD/apps/bbtouch" --size 64M --pattern rand --seconds 4 >"$BATS_TEST_TMPDIR/out" 2>&1 &
+	PIDS+=($!)
+	eventually 4 has_relayed
+	wait "${PIDS[0]}" || fail "$(<"$BATS_TEST_TMPDIR/out")"
+	bbrack down
+	# All on one CPU, where it comes too late.
+	cpu=$(taskset -cp "$BASHPID" | sed 's/.*: //; s/[-,].*//')
+	taskset -cp "$cpu" "$BASHPID" >/dev/null
+	rack_up 2
+	run paged 16M "$BUILD/apps/bbtouch" --size 64M --pattern rand --seconds 2
+	expect_status 0
+	was_paged
+}
+
 @test "faults that the kernel raises for the program" {
 	rack_up 2
 	mkdir "$BATS_TEST_TMPDIR/d"
