@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the files of the region share among themselves (region.c, vm.c, page.c,
- * lock.c, evict.c, attach.c, fork.c, init.c); the interposed functions see region.h.
+ * lock.c, evict.c, batch.c, attach.c, fork.c, init.c); the interposed functions see region.h.
  *
  * Lock order: bb_rg.lock, then bb_rg.evicting (fork takes both, so that no
  * page is between two places when the child is made). bb_rg.lock guards the run allocator, the
@@ -226,6 +226,27 @@ void bb_discard_split(uintptr_t extent);
  * a pager. Return: 0, or -EFAULT: missing, or not to be written to.
  */
 int bb_touch(uintptr_t at);
+
+/* --- batch.c ------------------------------------------------------------- */
+
+#define BB_BATCH BB_DISCARD_MAX
+struct bb_victim {
+	uint32_t page;
+	bb_pw word; /* as claimed, state EVICTING */
+	bool moved;
+};
+struct bb_batch {
+	struct bb_victim v[BB_BATCH];
+	unsigned int n;
+};
+
+/* Takes v[0..n) out of the program; n is 0 then. bb_rg.evicting held. Return: pages given back. */
+unsigned int bb_batch_run(struct bb_batch *b);
+/* Wakes bbd if it waits for credit or slots. */
+void bb_batch_kick(void);
+/* From now on we look between two pages whom bbd has left to us to wake; and no longer. */
+void bb_batch_look(void);
+void bb_batch_looked(void);
 
 /* --- lost.c: without UFFDIO_POISON ----------------------------------------- */
 

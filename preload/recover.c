@@ -117,7 +117,7 @@ static bool has_arrived(uint32_t page)
 	/* Without /proc. */
 	if (!(bb_rg.features & UFFD_FEATURE_MOVE))
 		return bb_touch(at) == 0;
-	/* EEXIST: it was moved (see evict.c). */
+	/* EEXIST: it was moved (see batch.c). */
 	r = move(bb_rg.staging, at);
 	if (r == 0 || r == -EEXIST) {
 		r = move(at, bb_rg.staging);

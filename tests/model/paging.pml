@@ -5,7 +5,7 @@
  *
  *	thread()	reads and writes; its faults are queued by the kernel
  *	dropper()	another thread: free, munmap, madvise (preload/page.c)
- *	helper()	takes the page out (preload/evict.c)
+ *	helper()	takes the page out (preload/batch.c)
  *	pager()		serves faults, writes back, frees slots (daemon/pager/)
  *	network()	loses, repeats, and keeps one copy of a WRITE for later
  *	home()		does a request once (daemon/net/session.c)
