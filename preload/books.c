@@ -47,6 +47,8 @@ int bb_books_new(struct bb_books *b)
 	b->slots = (struct bb_slot *)(all + l.slots);
 	b->stage = all + l.data;
 	memcpy(b->ctl, g->ctl, sizeof(*b->ctl));
+	b->ctl->helper_wakes = 0;
+	b->ctl->to_wake = 0;
 	b->ctl->magic = BB_REGION_MAGIC;
 	b->ctl->version = BB_REGION_VERSION;
 	b->ctl->base = g->base;

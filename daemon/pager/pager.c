@@ -113,6 +113,7 @@ static void bury(struct bb_pager *pg)
 		pthread_mutex_unlock(&pg->lock);
 		bb_info("program %u (%s) is gone", p->pid, p->comm);
 		bb_due_forget(p);
+		bb_relay_forget(p);
 		bb_program_free(p, true);
 	}
 }
@@ -244,6 +245,7 @@ void bb_pager_stop(struct bb_pager *pg, bool leave)
 	bb_net_free(pg->net);
 	while ((p = pg->programs)) {
 		pg->programs = p->next;
+		bb_relay_forget(p);
 		bb_program_free(p, !leave);
 	}
 	while ((p = pg->inbox)) {

@@ -322,7 +322,6 @@ void bb_program_freeze_poll(struct bb_program *p)
 
 void bb_program_free(struct bb_program *p, bool forget)
 {
-	bb_relay_forget(p);
 	if (p->map != MAP_FAILED)
 		munmap(p->map, p->lay.size);
 	if (p->uffd >= 0)

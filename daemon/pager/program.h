@@ -397,7 +397,7 @@ bool bb_relay_suits(struct bb_program *p);
 void bb_relay(struct bb_program *p, uint32_t page, uint32_t n);
 /* Is there one that the helper has not done yet? After a while we do it. */
 bool bb_relay_pending(struct bb_pager *pg);
-/* The program's memory goes. */
+/* The program leaves. In the pager's thread, or after it has ended. */
 void bb_relay_forget(struct bb_program *p);
 
 /* --- rest.c ---------------------------------------------------------------- */
