@@ -252,7 +252,7 @@ struct bb_program {
 	uint64_t rung_at;	/* for them */
 	_Atomic uint64_t opens_until; /* it reaches new extents; 0: it does not */
 
-	/* relay.c: wake-ups that are not left to the helper, after the last one that it came too late for */
+	/* relay.c: wake-ups that are not left to the helper: after one that it came too late for, and still to come */
 	uint8_t relay_pause, relay_paused;
 	_Atomic uint64_t relayed, relay_late; /* for people */
 

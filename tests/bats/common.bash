@@ -56,6 +56,9 @@ eventually() {
 # Has the process ended? One that nobody has waited for yet has.
 is_gone() { [[ ! -e /proc/$1 || $(<"/proc/$1/stat") == *') Z '* ]]; }
 
+# A kernel of that version or later?
+kernel_has() { [[ $(printf "%s\n" "$1" "$(uname -r)" | sort -V | head -n 1) == "$1" ]]; }
+
 need_root() { ((EUID == 0)) || skip "network namespaces need root"; }
 
 # --- racks ------------------------------------------------------------------
