@@ -68,10 +68,11 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 		     bb_pw set, bb_pw clear)
 {
 	const uint8_t *from = data ? data : p->pager->zeros;
-	const bool relay = !(set & BB_PW_PREFETCH) && bb_relay_suits(p);
 	unsigned int again = 0;
 
 	while (n) {
+		/* Asked again for each part of a run: one part's wake-up may be left already. */
+		const bool relay = !(set & BB_PW_PREFETCH) && bb_relay_suits(p);
 		struct uffdio_copy c = {
 			.dst = bb_prog_addr(p, page),
 			.src = (uintptr_t)from,

@@ -25,7 +25,7 @@
 
 static struct bb_pager *pg;
 static struct bb_program *prog;
-static uint8_t *memory, page[BB_PAGE_SIZE];
+static uint8_t *memory, page[BB_PAGE_SIZE], run[3 * BB_PAGE_SIZE];
 
 static int setup(void **state)
 {
@@ -51,6 +51,7 @@ static int setup(void **state)
 	reg.range.start = prog->base;
 	reg.range.len = NPAGES * BB_PAGE_SIZE;
 	memset(page, 'x', sizeof(page));
+	memset(run, 'x', sizeof(run));
 	return ioctl(prog->uffd, UFFDIO_REGISTER, &reg);
 }
 
@@ -219,6 +220,27 @@ static void is_not_left_to_it_in_a_crowd(void **state)
 	assert_in_range(asked, 16, 255);
 }
 
+/* A run crosses two mappings: the kernel takes it page by page, and only one wake-up can be left. */
+static void of_a_run_in_parts_each_is_woken(void **state)
+{
+	uint32_t left;
+
+	prog->ctl->helper_wakes = 1;
+	assert_int_equal(mprotect(memory + 4 * BB_PAGE_SIZE, BB_PAGE_SIZE, PROT_READ), 0);
+	waits_for(3);
+	prog->pw[4] = prog->pw[5] = BB_P_FILLING;
+	bb_fill_install(prog, 3, 3, run, BB_P_REMOTE, 0, 0);
+	for (uint32_t n = 3; n < 6; n++)
+		assert_int_equal(bb_pw_state(prog->pw[n]), BB_P_RESIDENT);
+	left = (uint32_t)(prog->ctl->to_wake >> 32);
+	if (left == 3)
+		helper_looks(3);
+	else
+		ms(1);
+	bb_relay_pending(pg);
+	goes_on();
+}
+
 static void what_is_fetched_ahead_has_nobody_to_wake(void **state)
 {
 	prog->ctl->helper_wakes = 1;
@@ -238,6 +260,7 @@ int main(void)
 		TEST(is_woken_where_the_helper_stops_looking),
 		TEST(is_woken_where_the_program_leaves),
 		TEST(is_not_left_to_it_in_a_crowd),
+		TEST(of_a_run_in_parts_each_is_woken),
 		TEST(what_is_fetched_ahead_has_nobody_to_wake),
 	};
 
