@@ -21,9 +21,11 @@
  * waiting for a page to leave FILLING. Counting and attaching take bb_rg.lock.
  */
 #include <errno.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <bluebridge/kernel.h>
 #include <bluebridge/local.h>
@@ -36,22 +38,33 @@
 
 static bool bye;
 
+static void say_cut_off(void)
+{
+	bb_error("descriptors of libbb.so were closed past the C library: "
+		 "what is paged cannot be reached any more (SIGSEGV on access)");
+}
+
 /*
  * Our descriptors were closed by a raw system call, as a child does that is
  * about to become another program. bbd keeps its userfaultfd for a while, so
- * that nothing reads as zeros before this is done.
+ * that nothing reads as zeros before this is done. It is said first, since the
+ * next access may be the end, unless stderr would keep us waiting.
  */
 static void cut_off(void)
 {
 	struct bb_region *g = &bb_rg;
+	struct pollfd err = { .fd = STDERR_FILENO, .events = POLLOUT };
+	const bool first = poll(&err, 1, 0) != 0;
 
+	if (first)
+		say_cut_off();
 	bb_region_forbid();
 	bb_lock(&g->lock);
 	bb_region_disown();
 	bb_unlock(&g->lock);
 	atomic_store(&g->ctl->closing, 1); /* the helper's end */
-	bb_error("descriptors of libbb.so were closed past the C library: "
-		 "what is paged cannot be reached any more (SIGSEGV on access)");
+	if (!first)
+		say_cut_off();
 }
 
 bool bb_bbd_ended(void)

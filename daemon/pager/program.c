@@ -29,6 +29,7 @@
 #include "program.h"
 
 #define HUNG_UP_NS 5000000000ULL
+#define ROUSE_NS 20000000ULL
 #define NSLOTS_MIN 64u
 #define OPENS_NS 50000000ULL
 
@@ -254,9 +255,18 @@ bool bb_program_lives(struct bb_program *p)
 		.len = BB_PAGE_SIZE,
 	};
 
-	if (!p->hung_up || p->uffd < 0 || bb_now_ns() > p->hung_up + HUNG_UP_NS)
+	const uint64_t now = bb_now_ns();
+
+	if (!p->hung_up || p->uffd < 0 || now > p->hung_up + HUNG_UP_NS)
 		return false;
-	return ioctl(p->uffd, UFFDIO_COPY, &c) == 0 || (errno != ESRCH && errno != EINVAL);
+	if (ioctl(p->uffd, UFFDIO_COPY, &c) < 0 && (errno == ESRCH || errno == EINVAL))
+		return false;
+	/* Who waits for a page looks again: what it has cut off raises SIGSEGV. */
+	if (now > p->roused + ROUSE_NS) {
+		p->roused = now;
+		bb_fill_wake(p, 0, p->npages);
+	}
+	return true;
 }
 
 /* A connection to ourselves, for a child that cannot find our socket. Return: -1 where there is none. */

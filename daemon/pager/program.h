@@ -183,6 +183,7 @@ struct bb_program {
 	int sock, uffd, memfd, kick;
 	_Atomic bool gone;	/* its end was seen; waits for requests to come home */
 	uint64_t hung_up;	/* when its socket ended */
+	uint64_t roused;	/* since then: when its threads were last woken, 0 not yet */
 	bool want_socket;	/* for the child that it is making */
 	unsigned int refs;	/* requests under way */
 	unsigned int fills;	/* of them, pages on their way in */
