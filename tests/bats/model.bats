@@ -18,7 +18,7 @@ search() {
 	cp "$TOP"/tests/model/*.pml "$d"
 	cd "$d" || return 2
 	spin -a "${@:2}" "$1" >spin.out || { cat spin.out; return 2; }
-	gcc -O1 -w -DSAFETY -DCOLLAPSE -DMEMLIM=2048 -o pan pan.c || return 2
+	gcc -O1 -w -DSAFETY -DCOLLAPSE -DMEMLIM=3072 -o pan pan.c || return 2
 	timeout 300 ./pan -m400000 || return 2
 }
 
@@ -52,6 +52,13 @@ CRASH=(-DDROPS=0 -DCRASH)
 
 @test "paging: write-back over a network that loses, repeats and delays" {
 	is_right paging.pml "${WRITE[@]}" -DSTORES="$STORES"
+}
+
+@test "paging: wake-ups are left to the helper, and bbd is killed meanwhile" {
+	is_right paging.pml -DSTORES=1 -DDROPS=0 -DRELAY
+	is_right paging.pml "${CRASH[@]}" -DSTORES=1 -DRELAY
+	is_found "invalid end state" paging.pml "${DROP[@]}" -DRELAY -DFAULT_NO_TAKE_BACK
+	is_found "invalid end state" paging.pml "${CRASH[@]}" -DSTORES=1 -DRELAY -DFAULT_NO_WAKE_ALL
 }
 
 @test "paging: mistakes in waking and in credit are found" {

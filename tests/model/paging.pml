@@ -21,6 +21,9 @@
  * may still arrive. One home session goes on (daemon/net/udp.c), so that the
  * first packet of the next bbd makes the home refuse what is older.
  *
+ * With -DRELAY wake-ups may be left to the helper while it takes other pages out
+ * (daemon/pager/relay.c), and bbd takes them back whenever it likes.
+ *
  * Every interleaving is searched. Found would be an assertion (lost write,
  * stale read, credit beyond the limit or out of balance, a second write-back)
  * or an invalid end state (an access that nobody wakes). With -DFAULT_x there
@@ -82,6 +85,11 @@ bool busied;		/* said BUSY once */
 
 #define USED ((head + 2 * NSLOTS - tail) % (2 * NSLOTS))
 #define NEXT(pos) ((pos + 1) % (2 * NSLOTS))
+
+/* A wake-up that is left to the helper. */
+bool looks;		/* ctl->helper_wakes */
+bool to_wake;		/* ctl->to_wake */
+bool relayed;		/* pg->relay.prog: the pager's own */
 
 bool killed, dead;	/* bbd: to be, and been; until recover() */
 bool late_old;		/* the late copy is of the bbd before */
@@ -233,11 +241,22 @@ inline recover()
 #endif
 }
 
+/* Between two pages of a batch. */
+inline look()
+{
+	atomic { ok = to_wake; to_wake = false };
+	if
+	:: ok -> wake()
+	:: else
+	fi;
+	ok = false
+}
+
 proctype helper()
 {
 	short w, set;
 	byte v, pos;
-	bool ok;
+	bool ok, once;
 
 end:	do
 	:: STATE(pw) == RESIDENT && USED < NSLOTS ->	/* pick */
@@ -285,7 +304,12 @@ end:	do
 	:: atomic { STATE(pw) == STAGED && USED < NSLOTS ->	/* another page goes out */
 		slot[head % NSLOTS] = 99; head = NEXT(head) }
 #endif
-	:: dead -> recover();
+#ifdef RELAY
+	:: !once && !looks -> atomic { once = true; looks = true }	/* other pages go out */
+	:: looks && to_wake -> look()
+	:: looks -> looks = false; look()
+#endif
+	:: dead && !looks -> recover();
 		w = 0; set = 0; ok = false
 	od
 }
@@ -302,18 +326,45 @@ inline word_leave(set, clear)
 	fi
 }
 
-/* bb_fill_install, arrived; UFFDIO_COPY wakes, and so does EEXIST */
+/* relay.c: unless the helper has taken it */
+inline take_back()
+{
+	atomic { ok = to_wake; to_wake = false };
+	if
+	:: ok -> wake()
+	:: else
+	fi;
+	relayed = false
+}
+
+/* bb_fill_install, arrived; UFFDIO_COPY wakes unless that is left to the helper, and so does EEXIST */
 inline install(v, clear)
 {
 	atomic {
+		left = looks && !relayed;	/* bb_relay_suits */
 		assert(credit <= LIMIT);
 		if
 		:: !mapped -> mapped = true; mem = v
+		:: else -> left = false
+		fi;
+		if
+		:: !left -> wake()
+		:: else
+		fi
+	};
+	word_leave(RESIDENT, clear | M_SLOT | DIRTY);
+	if
+	:: left ->	/* bb_relay */
+		atomic { relayed = true; to_wake = true };
+#ifndef FAULT_NO_TAKE_BACK
+		if
+		:: !looks -> take_back()
 		:: else
 		fi;
-		wake()
-	};
-	word_leave(RESIDENT, clear | M_SLOT | DIRTY)
+#endif
+		left = false
+	:: else
+	fi
 }
 
 /* bb_page_claim and the claim of fault.c */
@@ -514,7 +565,7 @@ proctype pager()
 {
 	short w, set;
 	byte pos;
-	bool ok, got;
+	bool ok, got, left;
 
 end_again:
 	{
@@ -528,6 +579,12 @@ end:	do
 		assert(fl_v == hash && (pw & HASHED));		/* intact */
 		install(fl_v, 0);
 		fl = 0; fl_v = 0; ok = false
+#ifdef RELAY
+	:: relayed && !to_wake -> relayed = false		/* bb_relay_pending */
+#ifndef FAULT_NO_TAKE_BACK
+	:: relayed && to_wake -> take_back(); ok = false	/* the helper is late */
+#endif
+#endif
 	:: UNWRITTEN && !WB_WAITS -> write_back();
 		w = 0; pos = 0; ok = false
 	:: ack -> written();
@@ -551,8 +608,8 @@ end:	do
 		fi;
 		late_cur = false;
 		wire = false; wire_v = 0; ack = 0; wb_open = false; wb_slot = 0; wb_hash = 0; home_done = false;
-		parked = false; fl = 0; fl_v = 0; wb = 0;
-		w = 0; set = 0; pos = 0; ok = false; got = false;
+		parked = false; fl = 0; fl_v = 0; wb = 0; relayed = false;
+		w = 0; set = 0; pos = 0; ok = false; got = false; left = false;
 		dead = true
 	};
 	atomic {	/* the next one: bb_program_new */
