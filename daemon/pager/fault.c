@@ -222,7 +222,8 @@ static enum outcome handle(struct bb_program *p, uint32_t page, const struct bb_
 		case BB_P_LOST:
 			if (w & BB_PW_WAIT)
 				return SERVED; /* the helper is about to map it, and wakes */
-			bb_fill_wake(p, page, 1);
+			/* Without the mark: a bbd that was killed in between, or the kernel had no memory. */
+			bb_fill_poison(p, page);
 			return SERVED;
 		default:
 			bb_fill_lost(p, page, "(damaged page table)", 0);

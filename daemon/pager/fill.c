@@ -145,10 +145,6 @@ void bb_fill_install(struct bb_program *p, uint32_t page, uint32_t n, const void
 
 void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t node)
 {
-	struct uffdio_poison poison = {
-		.range = { bb_prog_addr(p, page), BB_PAGE_SIZE },
-	};
-
 	uint64_t now = bb_now_ns();
 
 	BB_PROBE(page_lost, p->pid, bb_prog_addr(p, page), node);
@@ -170,9 +166,19 @@ void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t
 	atomic_fetch_add_explicit(&p->ctl->n_lost, 1, memory_order_relaxed);
 	bb_word_leave(p, page, BB_P_LOST, 0);
 	bb_credit_give(p->ctl, 1);
-	if (ioctl(p->uffd, UFFDIO_POISON, &poison) < 0)
-		bb_warn_once("program %u (%s): the kernel does not poison a page (error %d): the access waits for ever",
-			     p->pid, p->comm, errno);
+	bb_fill_poison(p, page);
+}
+
+void bb_fill_poison(struct bb_program *p, uint32_t page)
+{
+	struct uffdio_poison poison = {
+		.range = { bb_prog_addr(p, page), BB_PAGE_SIZE },
+	};
+
+	if (p->features & UFFD_FEATURE_POISON && ioctl(p->uffd, UFFDIO_POISON, &poison) == 0)
+		return;
+	/* It faults again, and we try again; or it is there. */
+	bb_fill_wake(p, page, 1);
 }
 
 /*

@@ -461,6 +461,8 @@ int bb_fill_remote(struct bb_program *p, uint32_t page, uint32_t n, uint32_t rx,
 void bb_fill_wake(struct bb_program *p, uint32_t page, uint32_t n);
 /* The page's only copy is gone. */
 void bb_fill_lost(struct bb_program *p, uint32_t page, const char *why, uint16_t node);
+/* Access to it raises SIGBUS; where that cannot be said now, whoever waits faults again. */
+void bb_fill_poison(struct bb_program *p, uint32_t page);
 /* Leaves a busy state of ours: sets the new state, keeps the rest but for clear. */
 void bb_word_leave(struct bb_program *p, uint32_t page, bb_pw set, bb_pw clear);
 /* Has the node been silent for longer than a fault may wait? */

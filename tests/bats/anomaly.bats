@@ -114,6 +114,18 @@ one_in() {
 	one_in 30 h2 sendmsg 5
 }
 
+@test "one in two marks of lost pages is refused by the kernel: SIGBUS all the same, and nobody hangs" {
+	local state=$BATS_TEST_TMPDIR/state
+
+	rack_up 2 --host-programs off --bbd-args '--deadline 1000'
+	export LD_PRELOAD=$BUILD/tests/failnth.so FAILNTH_STATE=$state FAILNTH_CALL=UFFDIO_POISON FAILNTH_EVERY=2
+	restart h1
+	unset LD_PRELOAD FAILNTH_STATE
+	lost 2
+	run od -An -t u4 -j 4 -N 4 "$state"
+	((output > 5)) || fail "only $output failures"
+}
+
 @test "a failure that is not met with sense is found" {
 	rack_up 2
 	# Wrong bytes, and a crash, must not pass for a good end.

@@ -126,3 +126,26 @@ embedded_left() {
 }
 
 no_embedded_left() { [[ ! $(embedded_left) ]]; }
+
+# lost NODE...: a program on h1 fills memory; kills those hosts' bbd, reads it all.
+lost() {
+	local k
+
+	mkfifo "$BATS_TEST_TMPDIR/in"
+	bbrack run h1 -- timeout 60 env BB_LOCAL=16M LD_PRELOAD="$BUILD/libbb.so" "$BUILD/apps/bblost" 24 \
+		<"$BATS_TEST_TMPDIR/in" >"$BATS_TEST_TMPDIR/out" 2>"$BATS_TEST_TMPDIR/err" &
+	PIDS+=($!)
+	exec 7>"$BATS_TEST_TMPDIR/in"
+	eventually 10 grep -q filled "$BATS_TEST_TMPDIR/out"
+	for k; do
+		kill -s KILL "$(bbrack -j status | jq ".hosts[] | select(.host == \"h$k\") | .pid")"
+	done
+	echo go >&7
+	exec 7>&-
+	wait "${PIDS[0]}" || fail "bblost: $(<"$BATS_TEST_TMPDIR/out") $(<"$BATS_TEST_TMPDIR/err")"
+	PIDS=()
+	run cat "$BATS_TEST_TMPDIR/out" "$BATS_TEST_TMPDIR/err"
+	expect_output " 0 wrong"
+	expect_output "new memory is good"
+	expect_no_output " 0 lost"
+}
