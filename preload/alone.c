@@ -27,43 +27,53 @@ static void poison(uint32_t page)
 	atomic_fetch_add_explicit(&bb_rg.ctl->n_lost, 1, memory_order_relaxed);
 }
 
-static void fill(uint32_t page, const void *data)
+/* Return: the page is there. Else whoever waits for it faults again. */
+static bool fill(uint32_t page, const void *data)
 {
 	struct uffdio_copy c = { .dst = bb_addr_of(page), .src = (uintptr_t)data, .len = BB_PAGE_SIZE };
 	struct uffdio_zeropage z = { .range = { bb_addr_of(page), BB_PAGE_SIZE } };
 
-	if ((data ? ioctl(bb_rg.uffd, UFFDIO_COPY, &c) : ioctl(bb_rg.uffd, UFFDIO_ZEROPAGE, &z)) < 0)
-		bb_pages_wake(page, 1);
+	if ((data ? ioctl(bb_rg.uffd, UFFDIO_COPY, &c) : ioctl(bb_rg.uffd, UFFDIO_ZEROPAGE, &z)) == 0)
+		return true;
+	return errno == EEXIST;
 }
 
+/* FILLING while it is in our hands: threads of the program may drop it. */
 static void serve(uint32_t page)
 {
 	_Atomic bb_pw *pw = &bb_rg.pw[page];
-	bb_pw w = atomic_load(pw);
+	bb_pw w = atomic_load(pw), then = bb_pw_with_gen(BB_P_RESIDENT, 0);
+	const void *data = NULL;
 
 	if (bb_xstate(page / BB_EXTENT_PAGES) != BB_X_MANAGED) {
-		fill(page, NULL);
+		if (!fill(page, NULL))
+			bb_pages_wake(page, 1);
 		return;
 	}
 	switch (bb_pw_state(w)) {
-	case BB_P_STAGED:
-		fill(page, bb_rg.stage + ((size_t)(bb_pw_slot(w) & (bb_rg.nslots - 1)) << BB_PAGE_SHIFT));
-		break;
-	case BB_P_REMOTE:
-	case BB_P_LOST:
-		poison(page);
-		atomic_store(pw, bb_pw_with(w, BB_P_LOST));
-		return;
 	case BB_P_FILLING: /* recover.c has left none */
 	case BB_P_DROPPING:
 	case BB_P_EVICTING:
-		bb_pages_wake(page, 1);
-		return;
+		goto again;
 	default:
-		fill(page, NULL);
 		break;
 	}
-	atomic_store(pw, bb_pw_with_gen(BB_P_RESIDENT, 0));
+	if (!atomic_compare_exchange_strong(pw, &w, bb_pw_filling(w)))
+		goto again;
+	if (bb_pw_state(w) == BB_P_REMOTE || bb_pw_state(w) == BB_P_LOST) {
+		poison(page);
+		atomic_store(pw, bb_pw_with(w, BB_P_LOST));
+		return;
+	}
+	if (bb_pw_state(w) == BB_P_STAGED)
+		data = bb_rg.stage + ((size_t)(bb_pw_slot(w) & (bb_rg.nslots - 1)) << BB_PAGE_SHIFT);
+	if (fill(page, data)) {
+		atomic_store(pw, then);
+		return;
+	}
+	atomic_store(pw, w); /* no memory now: what it holds is still there */
+again:
+	bb_pages_wake(page, 1);
 }
 
 void bb_alone_serve(void)
@@ -79,7 +89,7 @@ void bb_alone_serve(void)
 	g->attached = BB_ALONE;
 	bb_unlock(&g->lock);
 	/* Whoever faulted while nobody listened is asked to fault again. */
-	bb_pages_wake(0, (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES * BB_EXTENT_PAGES);
+	bb_pages_wake(0, g->rw_top * BB_EXTENT_PAGES);
 	while (!atomic_load(&g->ctl->closing)) {
 		struct pollfd p = { .fd = g->uffd, .events = POLLIN };
 
