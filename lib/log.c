@@ -3,7 +3,8 @@
  * Messages for people, and the formatter behind them. Both run inside an
  * interposed malloc, in signal handlers and in threads of programs that are
  * not ours: hence no stdio (it allocates and locks), no locale, and one
- * write(2) a message, so that lines of several processes do not mix.
+ * write(2) a message, so that lines of several processes do not mix; not the
+ * library's, which is a point of cancellation: locks may be held.
  */
 #include "log.h"
 
@@ -12,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LINE_MAX_BYTES 1024
@@ -257,7 +259,7 @@ void bb_log(enum bb_log_level level, const char *fmt, ...)
 		if (((unsigned char)line[i] < 0x20 && line[i] != '\n' && line[i] != '\t') || line[i] == 0x7f)
 			line[i] = '?';
 	line[len++] = '\n';
-	while (write(STDERR_FILENO, line, len) < 0 && errno == EINTR)
+	while (syscall(SYS_write, STDERR_FILENO, line, len) < 0 && errno == EINTR)
 		;
 	errno = error;
 }

@@ -50,12 +50,6 @@ static void release_busy(uint32_t page, bb_pw set, bb_pw clear)
 		bb_pages_wake(page, 1);
 }
 
-/* Un-shares a page by storing what is there: what a store of the program would do. */
-static void touch(uint32_t page)
-{
-	atomic_fetch_or((_Atomic unsigned char *)bb_addr_of(page), 0);
-}
-
 /* Empties staging places; mlockall may have filled and locked them. */
 static void staging_clear(unsigned int i, unsigned int n)
 {
@@ -189,7 +183,8 @@ static void move_run(struct bb_batch *b, unsigned int i, unsigned int n)
 			continue;
 		}
 		if (err == EBUSY && !touched) {
-			touch(b->v[i].page);
+			/* What a store of the program would do; but if it is gone this fails, and does not fault. */
+			(void)bb_touch(bb_addr_of(b->v[i].page));
 			touched = true;
 			continue;
 		}

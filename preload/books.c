@@ -17,7 +17,7 @@ int bb_books_new(struct bb_books *b)
 {
 	struct bb_region *g = &bb_rg;
 	struct bb_region_layout l = bb_region_layout(g->npages, g->nslots);
-	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+	uint32_t used = g->rw_top; /* free memory that is kept warm may lie behind the last allocation */
 	uint8_t *all;
 	int r;
 
@@ -84,7 +84,7 @@ static void forget_counts(struct bb_region_ctl *c)
 void bb_books_copy(struct bb_books *b)
 {
 	struct bb_region *g = &bb_rg;
-	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+	uint32_t used = g->rw_top;
 	uint64_t tail = atomic_load(&g->ctl->stage_tail), head = atomic_load(&g->ctl->stage_head);
 
 	forget_counts(b->ctl);
@@ -138,7 +138,7 @@ int bb_books_own(void)
 {
 	struct bb_region *g = &bb_rg;
 	const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-	uint32_t used = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+	uint32_t used = g->rw_top;
 	struct bb_region_ctl *ctl = bb_sys_mmap(NULL, sizeof(*ctl), prot, flags, -1, 0);
 	struct bb_extent *x = bb_sys_mmap(NULL, g->nextents * sizeof(*x), prot, flags, -1, 0);
 

@@ -17,10 +17,10 @@
  * batch.c.
  *
  * The helper touches only the staging range and the shared memory, neither of
- * which can fault into bbd; but for the one store that un-shares a page, which
- * bbd recognises by this thread's id should it ever fault.
+ * which can fault into bbd; the one store that un-shares a page fails instead.
  *
- * Lock order: bb_rg.lock for sealing only, and never with pages EVICTING.
+ * Lock order: bb_rg.lock for sealing only, never with pages EVICTING, and never
+ * without a deadline.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -37,6 +37,7 @@
 #include "private.h"
 
 #define PIECE 32 /* as many as a fault may wait for, where they need not be taken out in a hurry */
+#define SEAL_WAIT_NS 20000000ULL
 #define IDLE_NS 100000000ULL /* so soon it sees that bbd has ended */
 #define SLICE_NS 6000000ULL /* twice a program's, by default */
 
@@ -152,8 +153,8 @@ static bool make_room(int64_t target)
 				return false;
 			continue;
 		}
-		bb_lock(&g->lock);
-		used_extents = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+		/* All that were ever used: free memory that is kept warm has its share of the budget, too. */
+		used_extents = atomic_load(&g->rw_top);
 		if (ev.hand >= used_extents) {
 			ev.hand = 0;
 			ev.hand_page = 0;
@@ -162,14 +163,23 @@ static bool make_room(int64_t target)
 			ev.taken_in_round = 0;
 		}
 		if (used_extents && bb_xstate(ev.hand) == BB_X_LOCAL) {
-			if (bb_extent_seal(ev.hand) == 0)
-				ev.taken_in_round++;
+			/*
+			 * Who has the lock may be waiting for us: on its stack, which is
+			 * paged, or for a page that a bbd left behind when it was killed.
+			 */
+			if (bb_region_lock_for(SEAL_WAIT_NS)) {
+				if (bb_xstate(ev.hand) == BB_X_LOCAL && bb_extent_seal(ev.hand) == 0)
+					ev.taken_in_round++;
+				bb_unlock(&g->lock);
+			} else if (bb_bbd_ended()) {
+				return false;
+			}
 			ev.hand++;
 			ev.hand_page = 0;
-			bb_unlock(&g->lock);
+			if (fruitless > 1)
+				return false;
 			continue;
 		}
-		bb_unlock(&g->lock);
 		if (fruitless > 1)
 			return false;
 		bb_lock(&g->evicting);
@@ -208,12 +218,9 @@ static void take_hinted(void)
 				return;
 			continue;
 		}
-		bb_lock(&g->lock);
-		taken = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
-		bb_unlock(&g->lock);
 		bb_lock(&g->evicting);
 		bb_batch_look();
-		pick_hinted(true, taken, max > PIECE ? PIECE : max);
+		pick_hinted(true, atomic_load(&g->rw_top), max > PIECE ? PIECE : max);
 		taken = ev.batch.n;
 		if (ev.batch.n)
 			ev.taken_in_round += bb_batch_run(&ev.batch);

@@ -52,6 +52,7 @@
 
 static struct bb_books books; /* of the child that is being made */
 static __thread bool nested;	 /* this fork is a signal handler's, within bb_rg.lock */
+static __thread int cancel;	 /* of the thread that forks: its state before */
 static bool late_registered;
 static uint64_t since; /* when bbd was asked to freeze */
 static struct bb_msg child_at; /* its region, and what proves it; region 0: none */
@@ -122,8 +123,10 @@ static int freeze(void)
 		r = hear(&m);
 	if (r < 0)
 		return r;
+	if (m.magic == BB_MSG_MAGIC && m.op == BB_MSG_BYE)
+		bb_bbd_said_bye(); /* the helper sees to it */
 	if (m.magic != BB_MSG_MAGIC || m.op != BB_MSG_FREEZE)
-		return -ECONNRESET; /* BYE: the helper sees to it */
+		return -ECONNRESET;
 	if (!m.region)
 		return -ENOMEM;
 	child_at = m;
@@ -161,6 +164,8 @@ static void prepare(void)
 		nested = true;
 		return;
 	}
+	/* From here to the end of the fork: whoever were cancelled in between would keep the locks. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	bb_lock(&g->lock);
 	child_at.region = 0;
 	if (g->attached != BB_ATTACHED)
@@ -212,6 +217,7 @@ static void parent(void)
 		bb_unlock(&g->evicting);
 	}
 	bb_unlock(&g->lock);
+	pthread_setcancelstate(cancel, NULL);
 	errno = keep;
 }
 
@@ -239,6 +245,7 @@ static void child(void)
 		bb_region_disown();
 	}
 	bb_unlock(&g->lock);
+	pthread_setcancelstate(cancel, NULL);
 	errno = keep;
 }
 

@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "clock.h"
 #include "log.h"
 #include "private.h"
 
@@ -68,6 +69,23 @@ static void take(struct bb_lock *l)
 		bb_futex_wait(&l->v, 2, 1000000000ULL);
 }
 
+static bool take_for(struct bb_lock *l, uint64_t ns)
+{
+	const uint64_t deadline = bb_now_ns() + ns;
+	uint64_t now;
+	uint32_t v = 0;
+
+	if (atomic_compare_exchange_strong(&l->v, &v, 1))
+		return true;
+	while (atomic_exchange(&l->v, 2) != 0) {
+		now = bb_now_ns();
+		if (now >= deadline)
+			return false;
+		bb_futex_wait(&l->v, 2, deadline - now);
+	}
+	return true;
+}
+
 static void leave(struct bb_lock *l)
 {
 	if (atomic_exchange(&l->v, 0) == 2)
@@ -83,6 +101,19 @@ void bb_lock(struct bb_lock *l)
 	take(l);
 	if (l == &bb_rg.lock)
 		bb_orphan_check();
+}
+
+bool bb_region_lock_for(uint64_t ns)
+{
+	inside++;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (take_for(&bb_rg.lock, ns)) {
+		bb_orphan_check();
+		return true;
+	}
+	atomic_signal_fence(memory_order_seq_cst);
+	inside--;
+	return false;
 }
 
 void bb_unlock(struct bb_lock *l)

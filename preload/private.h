@@ -30,6 +30,8 @@ struct bb_lock {
 /* lock.c. Of bb_rg.lock a thread knows whether it is inside; see there. */
 void bb_lock(struct bb_lock *l);
 void bb_unlock(struct bb_lock *l);
+/* bb_rg.lock, for the helper: who holds it may be waiting for what only the helper does. Return: has it. */
+bool bb_region_lock_for(uint64_t ns);
 /* Has a signal handler interrupted this thread while it holds bb_rg.lock? Then nothing may take it. */
 bool bb_lock_inside(void);
 /* What bb_region_release() would do is done when the interrupted call leaves the lock. False: it stays. */
@@ -69,7 +71,7 @@ struct bb_region {
 	enum bb_attach_state attached;
 	uintptr_t base;
 	uint32_t npages, nextents;
-	uint32_t rw_top;		/* extents below it are readable and writable */
+	_Atomic uint32_t rw_top;	/* extents below it are readable and writable; it only grows */
 	struct bb_runs runs;
 	uint8_t *xp;			/* private flags, an extent each */
 
@@ -261,6 +263,8 @@ void bb_lost_undo(uint32_t page);
 
 /* The helper asks now and then. Return: true once bbd has ended. */
 bool bb_bbd_ended(void);
+/* Somebody else has read its BYE. */
+void bb_bbd_said_bye(void);
 /*
  * Undoes what bbd left half done, and attaches to the next bbd. The helper
  * only. Return: 0, or -errno where none came in time or bbd has said goodbye.

@@ -36,7 +36,7 @@
 
 #define GRACE_MS 2000u /* to start, beyond the time that the memory is kept */
 
-static bool bye;
+static _Atomic bool bye;
 
 static void say_cut_off(void)
 {
@@ -73,13 +73,13 @@ bool bb_bbd_ended(void)
 	int keep = errno;
 	ssize_t n;
 
-	if (bb_rg.attached == BB_ALONE)
+	if (bb_rg.attached == BB_ALONE || atomic_load(&bye))
 		return true;
 	n = recv(bb_rg.sock, &m, sizeof(m), MSG_PEEK | MSG_DONTWAIT);
 	if (n < 0 && (errno == EBADF || errno == ENOTSOCK))
 		cut_off();
 	if (n == sizeof(m) && m.magic == BB_MSG_MAGIC && m.op == BB_MSG_BYE)
-		bye = true;
+		atomic_store(&bye, true);
 	else if (n > 0 || (n < 0 && errno != ECONNRESET && errno != ENOTCONN && errno != EBADF))
 		n = -1; /* also where the kernel is out of memory: it will tell later */
 	else
@@ -88,9 +88,9 @@ bool bb_bbd_ended(void)
 	return n >= 0;
 }
 
-static uint32_t extents_used(void)
+void bb_bbd_said_bye(void)
 {
-	return (bb_rg.runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES;
+	atomic_store(&bye, true);
 }
 
 /* --- undoing --------------------------------------------------------------- */
@@ -199,12 +199,12 @@ static void undo(void)
 	}
 }
 
-/* What is really charged. Lock held, and nothing EVICTING, for we are the helper. */
+/* What is really charged, free memory that is kept warm too. Lock held, and nothing EVICTING, for we are the helper. */
 static void count(void)
 {
 	int64_t sum = 0;
 
-	for (uint32_t e = 0; e < extents_used(); e++) {
+	for (uint32_t e = 0; e < bb_rg.rw_top; e++) {
 		uint16_t n = 0;
 
 		if (bb_xstate(e) == BB_X_LOCAL)
@@ -221,6 +221,12 @@ static void count(void)
 
 /* --- attaching ------------------------------------------------------------- */
 
+/* The program has no descriptor left, or the kernel no memory: that passes, what is lost would not come back. */
+static bool short_of_means(int r)
+{
+	return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS || r == -ETOOMANYREFS;
+}
+
 int bb_recover(void)
 {
 	struct bb_region *g = &bb_rg;
@@ -230,23 +236,27 @@ int bb_recover(void)
 	int r;
 
 	for (;;) {
-		if (touched)
+		if (touched) {
 			undo();
+			/* Whose page has arrived need not wait for the next bbd. */
+			bb_pages_wake(0, g->rw_top * BB_EXTENT_PAGES);
+		}
 		bb_lock(&g->lock);
 		if (touched)
 			count();
-		r = bye || !g->keep_ms ? -ESHUTDOWN : bb_attach_again();
+		r = atomic_load(&bye) || !g->keep_ms ? -ESHUTDOWN : bb_attach_again();
 		bb_unlock(&g->lock);
 		if (r == 0)
 			break;
-		if (!bb_attach_retry(r) || bb_now_ns() > deadline || atomic_load(&g->ctl->closing))
+		if (!(bb_attach_retry(r) || short_of_means(r)) || bb_now_ns() > deadline || atomic_load(&g->ctl->closing))
 			return r;
 		bb_warn_once("bbd has gone away: for %u s accesses to what it holds wait for the next one",
 			     g->keep_ms / 1000);
-		touched = r != -ECONNREFUSED && r != -ENOENT;
+		touched = r != -ECONNREFUSED && r != -ENOENT && r != -EMFILE && r != -ENFILE;
 		nanosleep(&pause, NULL);
 	}
-	bb_pages_wake(0, extents_used() * BB_EXTENT_PAGES);
+	bb_pages_wake(0, g->rw_top * BB_EXTENT_PAGES);
+	bb_lost_begin(); /* bbd may have marked a page and not have said so */
 	bb_info("attached again as region %u", g->id);
 	return 0;
 }

@@ -19,6 +19,7 @@
  * discarded at once: it is not worth a network round trip.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,7 +142,7 @@ static uint64_t cache_cap(void)
 static void uncache(void)
 {
 	struct bb_region *g = &bb_rg;
-	uint32_t top = (g->runs.top + BB_EXTENT_PAGES - 1) / BB_EXTENT_PAGES, from;
+	uint32_t top = g->rw_top, from;
 
 	for (uint32_t e = 0; e < top; e++) {
 		from = e;
@@ -160,11 +161,15 @@ static void uncache(void)
 static void want_daemon(void)
 {
 	struct bb_region *g = &bb_rg;
+	int cancel;
 
 	if (g->attached != BB_DETACHED)
 		return;
+	/* It opens, connects and waits; whoever were cancelled there would keep the lock. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	if (bb_attach() < 0)
 		g->attached = BB_REFUSED;
+	pthread_setcancelstate(cancel, NULL);
 }
 
 /* NONE to something: the first allocation in this extent. */

@@ -200,6 +200,32 @@ helper_of() {
 	expect_output "bbd has ended"
 }
 
+@test "memory that was freed before the program attached does not count against its budget" {
+	rack_up 2
+	# The large block is at the top, and kept warm when it is freed; what comes next goes below it.
+	run paged 128M python3 -c '
+import ctypes
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+c.free.argtypes = [ctypes.c_void_p]
+c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def filled(mib):
+    p = c.malloc(mib << 20)
+    c.memset(p, 1, mib << 20)
+    return p
+a, _, b, _ = (filled(mib) for mib in (40, 2, 40, 2))
+c.free(a)
+c.free(b)
+c.free(filled(90))
+a, b = filled(40), filled(40)
+c.free(filled(100))
+c.free(a)
+c.free(b)'
+	expect_status 0
+	run cat "$BATS_TEST_TMPDIR/stats"
+	expect_json '.attached and .written_back > 1000 and .charged < .allocated + .budget / 4'
+}
+
 @test "no host has room: the program goes on locally, one warning" {
 	rack_up 2 --lend 4M
 	run paged 8M "$BUILD/apps/bbtouch" --size 64M --pattern rand --writes 30 --ops 5000
