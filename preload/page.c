@@ -34,8 +34,12 @@ int bb_pages_register(uint32_t first, uint32_t n)
 	if (ioctl(bb_rg.uffd, UFFDIO_REGISTER, &r) < 0) {
 		int e = errno;
 
-		/* Some of its mappings may be registered already: nobody would serve them. */
-		ioctl(bb_rg.uffd, UFFDIO_UNREGISTER, &r.range);
+		/*
+		 * Some of its mappings may be registered already: nobody would serve
+		 * them. Not so where the program has a userfaultfd of its own there.
+		 */
+		if (e == ENOMEM)
+			ioctl(bb_rg.uffd, UFFDIO_UNREGISTER, &r.range);
 		errno = keep;
 		return -e;
 	}
