@@ -157,7 +157,7 @@ static int freeze_some_bbd(void)
 static void prepare(void)
 {
 	struct bb_region *g = &bb_rg;
-	int keep = errno, r;
+	int keep = errno, state, r;
 
 	if (bb_lock_inside()) {
 		/* A signal handler forks, and has interrupted an allocation in this thread. */
@@ -165,8 +165,9 @@ static void prepare(void)
 		return;
 	}
 	/* From here to the end of the fork: whoever were cancelled in between would keep the locks. */
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	bb_lock(&g->lock);
+	cancel = state; /* a signal handler that forks before this has its own */
 	child_at.region = 0;
 	if (g->attached != BB_ATTACHED)
 		goto out;
