@@ -227,7 +227,8 @@ at_most() { (($1 <= $2)) || fail "$3: $1, at most $2 were needed"; }
 	counted "child read"
 
 	counted end
-	gone() { (($(homes extents) <= held)); }
+	# What the parent had to take in advance for its own writes it may keep.
+	gone() { (($(homes extents) <= held + ahead)); }
 	eventually 10 gone
 	counted "parent read"
 	exec 7>&-
