@@ -414,6 +414,12 @@ int bb_attach_again(void)
 	int old = g->sock, new, r;
 
 	new = dial(bb_opts.str[BB_OPT_SOCKET]);
+	if (new == -EMFILE && old >= 0) {
+		/* The program has taken all others; nobody is at the other end of this one. */
+		bb_fd_close(old);
+		g->sock = old = -1;
+		new = dial(bb_opts.str[BB_OPT_SOCKET]);
+	}
 	if (new < 0)
 		return new;
 	g->sock = new;

@@ -91,6 +91,42 @@ longest_stall() { sed -n 's/.*max \([0-9]*\) ns$/\1/p' "$1" | sort -n | tail -n 
 	jq -e '.attached and .written_back > 1000' "$BATS_TEST_TMPDIR/s" >/dev/null || fail "it stayed local"
 }
 
+@test "a program without a free descriptor while bbd is replaced: it attaches again" {
+	local dir=$BATS_TEST_TMPDIR
+
+	rack_up 2
+	mkfifo "$dir/in"
+	# shellcheck disable=SC2016 # for the other shell
+	paged 16M sh -c 'ulimit -n 64; exec "$@"' sh python3 -c '
+import ctypes, os, sys
+size = 64 << 20
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+words = (ctypes.c_uint64 * (size // 8)).from_address(c.malloc(size))
+for i in range(0, size // 8, 512):
+    words[i] = i + 1
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    print("full", flush=True)
+sys.stdin.readline()
+print(sum(words[i] != i + 1 for i in range(0, size // 8, 512)), "wrong")' <"$dir/in" >"$dir/out" 2>&1 3>&- &
+	PIDS+=($!)
+	exec 7>"$dir/in"
+	eventually 20 grep -q full "$dir/out"
+	bbrack bbd h1 kill
+	bbrack bbd h1 start
+	echo >&7
+	exec 7>&-
+	wait "${PIDS[0]}" || fail "$(<"$dir/out")"
+	PIDS=()
+	run cat "$dir/out"
+	expect_output "0 wrong"
+	expect_no_output "bbd has ended"
+}
+
 @test "a program that ends while bbd is away leaves nothing at the homes" {
 	local pid
 
