@@ -3,6 +3,7 @@
  * Sealing: a LOCAL extent, ordinary memory until now, becomes MANAGED. It is
  * registered with userfaultfd, and each of its pages that has content gets a word
  * that says so. What the kernel's page tables say decides, see find_content().
+ * A huge page is split first; one that is pinned keeps its extent LOCAL.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -47,6 +48,44 @@ static void find_content(uint32_t first, bool has[BB_EXTENT_PAGES])
 		has[i] = !known || (entry[i] & BB_PM_CONTENT);
 }
 
+/* Is it one huge page? Without /proc: not known, so no. */
+static bool is_huge(uint32_t first)
+{
+	struct page_region found;
+	struct pm_scan_arg a = {
+		.size = sizeof(a),
+		.start = bb_addr_of(first),
+		.end = bb_addr_of(first + BB_EXTENT_PAGES),
+		.vec = (uintptr_t)&found,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_HUGE,
+		.return_mask = PAGE_IS_HUGE,
+	};
+
+	return bb_rg.pagemap >= 0 && ioctl(bb_rg.pagemap, PAGEMAP_SCAN, &a) > 0;
+}
+
+/*
+ * Asked for a small page of a huge one that is pinned UFFDIO_MOVE does not say
+ * so, as of others: Linux 6.12 tries for ever, and nothing but SIGKILL ends it.
+ * So huge pages are split before. Return: false where one cannot be, now.
+ */
+static bool is_small(uint32_t first)
+{
+	if (!is_huge(first))
+		return true;
+	bb_discard_split(bb_addr_of(first));
+	return !is_huge(first);
+}
+
+/* The sealing is off: it is as it was. */
+static int stays_local(uint32_t e, int error)
+{
+	atomic_store(&bb_rg.x[e].state, BB_X_LOCAL);
+	bb_pages_wake(e * BB_EXTENT_PAGES, BB_EXTENT_PAGES);
+	return error;
+}
+
 int bb_extent_seal(uint32_t e)
 {
 	struct bb_region *g = &bb_rg;
@@ -57,7 +96,8 @@ int bb_extent_seal(uint32_t e)
 	int64_t run, keep = 0;
 	int r;
 
-	if (g->xp[e] & BB_XP_FOREIGN)
+	/* Before parts of it are given back: split by that, it were huge still, and not seen to be. */
+	if (g->xp[e] & BB_XP_FOREIGN || (g->features & UFFD_FEATURE_MOVE && !is_small(first)))
 		return -EBUSY;
 	/* What nobody owns need not be paged: give it back. */
 	g->xp[e] &= (uint8_t)~BB_XP_DIRTY;
@@ -83,17 +123,20 @@ int bb_extent_seal(uint32_t e)
 	atomic_fetch_and(&g->x[e].flags, (uint8_t)~BB_XF_OPENING);
 	atomic_store(&g->x[e].state, BB_X_SEALING);
 	r = bb_extents_register(e, 1);
-	if (r < 0) {
-		atomic_store(&g->x[e].state, BB_X_LOCAL);
-		bb_pages_wake(first, BB_EXTENT_PAGES);
-		return r;
-	}
+	if (r < 0)
+		return stays_local(e, r);
 	/*
 	 * From here on a missing page faults into bbd, which leaves it alone
 	 * while the extent is SEALING. So what is found now cannot grow.
 	 */
-	if (!(g->features & UFFD_FEATURE_MOVE))
+	if (!(g->features & UFFD_FEATURE_MOVE)) {
 		bb_discard_split(bb_addr_of(first));
+	} else if (!is_small(first)) { /* the kernel has made it huge meanwhile */
+		struct uffdio_range range = { bb_addr_of(first), BB_EXTENT_SIZE };
+
+		ioctl(g->uffd, UFFDIO_UNREGISTER, &range);
+		return stays_local(e, -EBUSY);
+	}
 	find_content(first, has);
 	gen = atomic_load_explicit(&g->ctl->gen, memory_order_relaxed);
 	cold = atomic_load(&g->x[e].flags) & BB_XF_COLD ? BB_PW_COLD : 0;

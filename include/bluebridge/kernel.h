@@ -47,6 +47,21 @@ struct uffdio_move {
 #define UFFDIO_MOVE _IOWR(UFFDIO, _UFFDIO_MOVE, struct uffdio_move)
 #endif
 
+#ifndef PAGEMAP_SCAN /* Of <linux/fs.h>, Linux 6.7; on an open /proc/self/pagemap */
+#define PAGE_IS_HUGE (1 << 6)
+struct page_region {
+	__u64 start, end;
+	__u64 categories;
+};
+struct pm_scan_arg {
+	__u64 size, flags;
+	__u64 start, end, walk_end;
+	__u64 vec, vec_len, max_pages;
+	__u64 category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#endif
+
 /* Of <linux/if_xdp.h>, Linux 6.6: packets of more than one chunk. */
 #ifndef XDP_USE_SG
 #define XDP_USE_SG (1 << 4)

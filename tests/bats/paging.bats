@@ -200,6 +200,14 @@ helper_of() {
 	expect_output "bbd has ended"
 }
 
+@test "huge pages that are pinned stay, all else goes, and nobody waits" {
+	rack_up 2
+	run paged 12M "$BUILD/apps/bbhuge" 4 24
+	expect_status 0
+	run cat "$BATS_TEST_TMPDIR/stats"
+	expect_json '.attached and .written_back > 1000 and .lost == 0'
+}
+
 @test "memory that was freed before the program attached does not count against its budget" {
 	rack_up 2
 	# The large block is at the top, and kept warm when it is freed; what comes next goes below it.

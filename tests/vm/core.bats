@@ -24,6 +24,7 @@ setup_file() {
 	holds 6.12 "a rack of two comes up, MTU 9000"
 	holds 6.12 "pages go to the other host and come back, written ones too"
 	holds 6.12 "four threads"
+	holds 6.12 "huge pages that are pinned stay, all else goes, and nobody waits"
 	holds 6.12 "bbd makes no system call that its filter refuses"
 }
 
