@@ -27,7 +27,7 @@ static void poison(uint32_t page)
 	atomic_fetch_add_explicit(&bb_rg.ctl->n_lost, 1, memory_order_relaxed);
 }
 
-/* Return: the page is there. Else whoever waits for it faults again. */
+/* Return: the page is there, and who waits for it is woken. */
 static bool fill(uint32_t page, const void *data)
 {
 	struct uffdio_copy c = { .dst = bb_addr_of(page), .src = (uintptr_t)data, .len = BB_PAGE_SIZE };
@@ -35,14 +35,18 @@ static bool fill(uint32_t page, const void *data)
 
 	if ((data ? ioctl(bb_rg.uffd, UFFDIO_COPY, &c) : ioctl(bb_rg.uffd, UFFDIO_ZEROPAGE, &z)) == 0)
 		return true;
-	return errno == EEXIST;
+	if (errno != EEXIST)
+		return false;
+	/* It came without a wake-up (see daemon/pager/relay.c), or by somebody else. */
+	bb_pages_wake(page, 1);
+	return true;
 }
 
 /* FILLING while it is in our hands: threads of the program may drop it. */
 static void serve(uint32_t page)
 {
 	_Atomic bb_pw *pw = &bb_rg.pw[page];
-	bb_pw w = atomic_load(pw), then = bb_pw_with_gen(BB_P_RESIDENT, 0);
+	bb_pw w = atomic_load(pw);
 	const void *data = NULL;
 
 	if (bb_xstate(page / BB_EXTENT_PAGES) != BB_X_MANAGED) {
@@ -68,7 +72,7 @@ static void serve(uint32_t page)
 	if (bb_pw_state(w) == BB_P_STAGED)
 		data = bb_rg.stage + ((size_t)(bb_pw_slot(w) & (bb_rg.nslots - 1)) << BB_PAGE_SHIFT);
 	if (fill(page, data)) {
-		atomic_store(pw, then);
+		atomic_store(pw, bb_pw_with_gen(BB_P_RESIDENT, 0));
 		return;
 	}
 	atomic_store(pw, w); /* no memory now: what it holds is still there */

@@ -62,6 +62,8 @@ static int tell(uint32_t op)
 {
 	struct bb_msg m = { .magic = BB_MSG_MAGIC, .op = op };
 
+	if (bb_rg.sock < 0) /* given up for a descriptor: the helper is about to attach again */
+		return -ECONNRESET;
 	/* After a chroot, or as another user. */
 	if (op == BB_MSG_FREEZE)
 		m.want_socket = access(bb_opts.str[BB_OPT_SOCKET], W_OK) < 0;

@@ -28,6 +28,7 @@
 #define MADV_WIPEONFORK 18
 #endif
 #define LATER 16u
+#define SECOND 1000000000ULL
 
 /* Of this thread; its signal handlers see them, too. */
 static __thread volatile int inside;
@@ -59,31 +60,25 @@ bool bb_release_later(uint32_t first, uint32_t n)
 	return true;
 }
 
-static void take(struct bb_lock *l)
+static bool take_until(struct bb_lock *l, uint64_t deadline)
 {
-	uint32_t v = 0;
-
-	if (atomic_compare_exchange_strong(&l->v, &v, 1))
-		return;
-	while (atomic_exchange(&l->v, 2) != 0)
-		bb_futex_wait(&l->v, 2, 1000000000ULL);
-}
-
-static bool take_for(struct bb_lock *l, uint64_t ns)
-{
-	const uint64_t deadline = bb_now_ns() + ns;
-	uint64_t now;
 	uint32_t v = 0;
 
 	if (atomic_compare_exchange_strong(&l->v, &v, 1))
 		return true;
 	while (atomic_exchange(&l->v, 2) != 0) {
-		now = bb_now_ns();
+		const uint64_t now = bb_now_ns();
+
 		if (now >= deadline)
 			return false;
-		bb_futex_wait(&l->v, 2, deadline - now);
+		bb_futex_wait(&l->v, 2, deadline - now < SECOND ? deadline - now : SECOND);
 	}
 	return true;
+}
+
+static void take(struct bb_lock *l)
+{
+	(void)take_until(l, UINT64_MAX);
 }
 
 static void leave(struct bb_lock *l)
@@ -107,7 +102,7 @@ bool bb_region_lock_for(uint64_t ns)
 {
 	inside++;
 	atomic_signal_fence(memory_order_seq_cst);
-	if (take_for(&bb_rg.lock, ns)) {
+	if (take_until(&bb_rg.lock, bb_now_ns() + ns)) {
 		bb_orphan_check();
 		return true;
 	}

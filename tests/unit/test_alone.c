@@ -41,6 +41,7 @@ void bb_pages_wake(uint32_t first, uint32_t n)
 #define SLOTS 64
 
 static pthread_t helper;
+static bool runs;
 
 static void *serves(void *arg)
 {
@@ -75,9 +76,13 @@ static int setup(void **state)
 	g->x[0].state = BB_X_MANAGED;
 	reg.range.start = g->base;
 	reg.range.len = BB_EXTENT_SIZE;
-	if (ioctl(g->uffd, UFFDIO_REGISTER, &reg) < 0)
-		return -1;
-	return pthread_create(&helper, NULL, serves, NULL);
+	return ioctl(g->uffd, UFFDIO_REGISTER, &reg);
+}
+
+static void helper_serves(void)
+{
+	assert_int_equal(pthread_create(&helper, NULL, serves, NULL), 0);
+	runs = true;
 }
 
 static int teardown(void **state)
@@ -85,7 +90,9 @@ static int teardown(void **state)
 	struct bb_region *g = &bb_rg;
 
 	atomic_store(&g->ctl->closing, 1);
-	pthread_join(helper, NULL);
+	if (runs)
+		pthread_join(helper, NULL);
+	runs = false;
 	close(g->uffd);
 	munmap((void *)g->base, BB_EXTENT_SIZE);
 	munmap(g->stage, SLOTS * BB_PAGE_SIZE);
@@ -139,6 +146,7 @@ static bb_pw staged(uint32_t slot)
 static void what_is_staged_comes_back(void **state)
 {
 	bb_rg.pw[3] = staged(5);
+	helper_serves();
 	reads_from(3);
 	has_read('x');
 	reads_from(4);
@@ -152,6 +160,7 @@ static void what_cannot_be_put_back_now_is_kept(void **state)
 {
 	bb_rg.pw[3] = staged(5);
 	assert_int_equal(mprotect(bb_rg.stage, SLOTS * BB_PAGE_SIZE, PROT_NONE), 0);
+	helper_serves();
 	reads_from(3);
 	ms(30);
 	assert_int_equal(reader.has, -1);
@@ -167,6 +176,7 @@ static void what_is_dropped_does_not_come_back(void **state)
 
 	bb_rg.pw[3] = w;
 	assert_int_equal(mprotect(bb_rg.stage, SLOTS * BB_PAGE_SIZE, PROT_NONE), 0);
+	helper_serves();
 	reads_from(3);
 	ms(5);
 	while (!atomic_compare_exchange_weak(&bb_rg.pw[3], &w, bb_pw_with(w, BB_P_DROPPING)))
@@ -180,6 +190,26 @@ static void what_is_dropped_does_not_come_back(void **state)
 	has_read(0);
 }
 
+/* It is there, by an installation that woke nobody. */
+static void who_waits_for_what_is_there_is_woken(void **state)
+{
+	struct uffdio_copy c = { .dst = bb_addr_of(3), .src = (uintptr_t)bb_rg.stage, .len = BB_PAGE_SIZE,
+				 .mode = UFFDIO_COPY_MODE_DONTWAKE };
+	struct uffd_msg m;
+
+	bb_rg.pw[3] = staged(5);
+	reads_from(3);
+	for (unsigned int i = 0; i < 5000 && read(bb_rg.uffd, &m, sizeof(m)) != sizeof(m); i++)
+		ms(1);
+	assert_int_equal(m.arg.pagefault.address, bb_addr_of(3));
+	assert_int_equal(ioctl(bb_rg.uffd, UFFDIO_COPY, &c), 0);
+	ms(5);
+	assert_int_equal(reader.has, -1);
+	serve(3);
+	has_read('x');
+	assert_int_equal(bb_pw_state(bb_rg.pw[3]), BB_P_RESIDENT);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -187,6 +217,7 @@ int main(void)
 		TEST(what_is_staged_comes_back),
 		TEST(what_cannot_be_put_back_now_is_kept),
 		TEST(what_is_dropped_does_not_come_back),
+		TEST(who_waits_for_what_is_there_is_woken),
 	};
 
 	bb_log_level(BB_LOG_ERROR);
