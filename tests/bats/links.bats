@@ -212,25 +212,14 @@ slow_down() {
 
 	export BB_TEST_NET=off
 	rack_up 2 --bbd-args '--deadline 1500'
-	mkfifo "$BATS_TEST_TMPDIR/in"
-	bbrack run h1 -- timeout 60 env BB_LOCAL=16M LD_PRELOAD="$BUILD/libbb.so" "$BUILD/apps/bblost" 24 \
-		<"$BATS_TEST_TMPDIR/in" >"$BATS_TEST_TMPDIR/out" 2>"$BATS_TEST_TMPDIR/err" &
-	PIDS+=($!)
-	exec 7>"$BATS_TEST_TMPDIR/in"
-	eventually 10 grep -q filled "$BATS_TEST_TMPDIR/out"
+	lost_fills
 	ask h1 "drop=100,node=2" >/dev/null
 	t=${EPOCHREALTIME//[!0-9]/}
-	echo go >&7
-	exec 7>&-
+	lost_reads
 	eventually 20 grep -q "pages are lost" "/run/bluebridge/$RACK/h1/bbd.log"
 	t=$(((${EPOCHREALTIME//[!0-9]/} - t) / 1000))
 	((t >= 1500)) || fail "lost after $t ms"
-	wait "${PIDS[0]}" || fail "bblost: $(<"$BATS_TEST_TMPDIR/out") $(<"$BATS_TEST_TMPDIR/err")"
-	PIDS=()
-	run cat "$BATS_TEST_TMPDIR/out" "$BATS_TEST_TMPDIR/err"
-	expect_output " 0 wrong"
-	expect_output "new memory is good"
-	expect_no_output " 0 lost"
+	lost_ends
 	# The link is back: so is the memory of that host.
 	ask h1 off >/dev/null
 	seen() { bbrack run h1 -- "$BUILD/bbctl" -j node show | jq -e '.nodes[] | select(.node == 2) | .alive' >/dev/null; }
